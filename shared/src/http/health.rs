@@ -1,0 +1,132 @@
+//! Health, as monitors, balancers and supervisors ask for it: `/v1/health`, `/v1/ready`, `/v1/live`.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use futures_util::future::{BoxFuture, join_all};
+use serde_json::{Map, Value, json};
+use sqlx::PgPool;
+
+use crate::clock::Clock;
+
+/// Longest that one check may take.
+const CHECK_LIMIT: Duration = Duration::from_secs(2);
+
+/// One thing that a service needs to be well.
+pub trait Check: Send + Sync {
+    /// Its key in the answer.
+    fn name(&self) -> &'static str;
+
+    /// Whether the service can do its work without it, so that it stays ready while this fails.
+    fn needed_to_serve(&self) -> bool;
+
+    /// `Err` says what is wrong in words that may be shown: no addresses, no credentials, no text from the database.
+    fn check(&self) -> BoxFuture<'_, Result<(), String>>;
+}
+
+/// All checks of a process. Cheap to clone.
+#[derive(Clone)]
+pub struct Health {
+    checks: Vec<Arc<dyn Check>>,
+    clock: Clock,
+}
+
+impl std::fmt::Debug for Health {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.checks.iter().map(|check| check.name())).finish()
+    }
+}
+
+impl Health {
+    /// Health made of these checks.
+    #[must_use]
+    pub fn new(checks: Vec<Arc<dyn Check>>, clock: Clock) -> Self {
+        Self { checks, clock }
+    }
+
+    /// The checks of both; of two with one name the first.
+    #[must_use]
+    pub fn merge(mut self, other: Self) -> Self {
+        let known: Vec<_> = self.checks.iter().map(|check| check.name()).collect();
+        self.checks.extend(other.checks.into_iter().filter(|check| !known.contains(&check.name())));
+        self
+    }
+
+    async fn report(&self, relevant: impl Fn(&dyn Check) -> bool) -> (StatusCode, Json<Value>) {
+        let results = join_all(self.checks.iter().filter(|check| relevant(check.as_ref())).map(async |check| {
+            let result = tokio::time::timeout(CHECK_LIMIT, check.check()).await;
+            let result = result.unwrap_or_else(|_| Err(format!("no answer within {} s", CHECK_LIMIT.as_secs())));
+            (check.name().to_owned(), result)
+        }));
+        let results = results.await;
+        let well = results.iter().all(|(_, result)| result.is_ok());
+        let checks: Map<_, _> =
+            results.into_iter().map(|(name, result)| (name, json!(result.err().unwrap_or("ok".to_owned())))).collect();
+        let status = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let word = if well { "ok" } else { "unavailable" };
+        (status, Json(json!({ "status": word, "timestamp": self.clock.now(), "checks": checks })))
+    }
+}
+
+/// The routes of health, for whoever serves.
+pub(super) fn routes(health: Health) -> Router {
+    let all = async |State(health): State<Health>| health.report(|_| true).await;
+    let ready = async |State(health): State<Health>| health.report(|check| check.needed_to_serve()).await;
+    Router::new()
+        .route("/health", get(all))
+        .route("/v1/health", get(all))
+        .route("/v1/ready", get(ready))
+        // Alive is whoever answers: restarting does not mend a database.
+        .route("/v1/live", get(async || "OK".into_response()))
+        .with_state(health)
+}
+
+/// The database answers.
+pub struct DatabaseCheck {
+    /// Through which it is asked.
+    pub pool: PgPool,
+    /// See [`Check::needed_to_serve`].
+    pub needed_to_serve: bool,
+}
+
+impl Check for DatabaseCheck {
+    fn name(&self) -> &'static str {
+        "database"
+    }
+
+    fn needed_to_serve(&self) -> bool {
+        self.needed_to_serve
+    }
+
+    fn check(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async {
+            let answer = sqlx::query("select 1").execute(&self.pool).await;
+            answer.map(drop).map_err(|_| "the database does not answer".to_owned())
+        })
+    }
+}
+
+/// The log can be read: the database is the right one, and we may use it.
+pub struct EventStoreCheck {
+    /// Through which it is asked.
+    pub pool: PgPool,
+    /// See [`Check::needed_to_serve`].
+    pub needed_to_serve: bool,
+}
+
+impl Check for EventStoreCheck {
+    fn name(&self) -> &'static str {
+        "eventstore"
+    }
+
+    fn needed_to_serve(&self) -> bool {
+        self.needed_to_serve
+    }
+
+    fn check(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async {
+            let head = sqlx::query("select position from events order by position desc limit 1");
+            head.fetch_optional(&self.pool).await.map(drop).map_err(|_| "the event log cannot be read".to_owned())
+        })
+    }
+}

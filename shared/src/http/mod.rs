@@ -1,0 +1,35 @@
+//! HTTP as both services speak it: the outer layers, problems, health, and the server itself.
+//!
+//! ```text
+//! server ─► complete: request context ─► routes ─► problem ─► negotiated body
+//! ```
+
+pub mod body;
+pub mod conditional;
+pub mod context;
+pub mod health;
+pub mod negotiation;
+pub mod path;
+pub mod problem;
+pub mod server;
+
+use axum::{Router, middleware};
+use health::Health;
+use problem::Problem;
+
+use crate::{clock::Clock, ids::Ids};
+
+/// Header of every answer: the place in the log that it speaks of.
+pub const CONFIG_POSITION: &str = "config-position";
+
+/// Adds to an app's routes what is there once per process: health, fallbacks, the outer layers.
+pub fn complete(routes: Router, health: Health) -> Router {
+    let unknown_route = async |uri: axum::http::Uri| Problem::unknown_route(uri.path());
+    routes
+        .merge(health::routes(health))
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(async || Problem::method_not_allowed())
+        .layer(middleware::from_fn(context::bound))
+        .layer(tower_http::catch_panic::CatchPanicLayer::custom(context::panicked))
+        .layer(middleware::from_fn_with_state((Ids::time_ordered(), Clock::system()), context::identify))
+}

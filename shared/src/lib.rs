@@ -1,0 +1,30 @@
+//! What both services must agree on, so that a change written by one is read the same by the other.
+//!
+//! ```text
+//! name, value ─► event ─► position        what is stored, and where in the log
+//! schema ─► database ─► backoff           where it is stored
+//! settings ─► telemetry, redaction        how a process is set up and what it tells
+//! clock, ids                              what is passed in, so that tests can say what it is
+//! http ─► service ─► tasks, shutdown      how it is served and stopped
+//! ```
+
+pub mod backoff;
+pub mod clock;
+pub mod database;
+pub mod event;
+pub mod http;
+pub mod ids;
+pub mod moment;
+pub mod name;
+pub mod position;
+pub mod redaction;
+pub mod schema;
+pub mod service;
+pub mod settings;
+pub mod shutdown;
+pub mod tasks;
+pub mod telemetry;
+pub mod value;
+
+/// A cause whose type matters to nobody but the log.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,0 +1,127 @@
+//! The database's schema: applying the migrations, and refusing a database that is not at our version.
+
+use sqlx::{
+    Connection, Executor, PgConnection,
+    migrate::{Migrate, MigrateError, Migrator},
+};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
+const ROLES: &str = include_str!("../../migrations/roles.sql");
+const GRANTS: &str = include_str!("../../migrations/grants.sql");
+
+/// Why a database cannot be used as it is. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    /// It lacks migrations of ours.
+    #[error(
+        "the database's schema is at version {found}, older than this release's {ours}; run `command-service migrate`"
+    )]
+    Older {
+        /// Its version; 0 when it was never migrated.
+        found: i64,
+        /// The version of this release.
+        ours: i64,
+    },
+    /// A newer release has migrated it.
+    #[error("the database's schema is at version {found}, newer than this release's {ours}; run the newer release")]
+    Newer {
+        /// Its version.
+        found: i64,
+        /// The version of this release.
+        ours: i64,
+    },
+    /// Something of the same number was applied, but not ours.
+    #[error(
+        "migration {version} of the database is not this release's; DATABASE_URL names another database or a changed release"
+    )]
+    Different {
+        /// Which one.
+        version: i64,
+    },
+    /// A migration began and did not end.
+    #[error("migration {version} of the database ended half-way; restore the database or finish it by hand")]
+    Dirty {
+        /// Which one.
+        version: i64,
+    },
+    /// A migration failed; it is rolled back.
+    #[error("a migration failed and was rolled back")]
+    Failed(#[source] MigrateError),
+    /// The database is out of reach or refused.
+    #[error("the schema's version could not be read")]
+    Database(#[from] sqlx::Error),
+}
+
+/// The schema version of this release.
+#[must_use]
+pub fn version() -> i64 {
+    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
+}
+
+/// Applies what is missing, then the grants. Safe to repeat, and to run from several processes at once.
+///
+/// # Errors
+/// When the database is newer, different, or refuses.
+pub async fn migrate(connection: &mut PgConnection) -> Result<(), SchemaError> {
+    MIGRATIONS.run_direct(connection).await.map_err(|error| match error {
+        MigrateError::VersionMissing(found) => SchemaError::Newer { found, ours: version() },
+        MigrateError::VersionMismatch(version) => SchemaError::Different { version },
+        MigrateError::Dirty(version) => SchemaError::Dirty { version },
+        other => SchemaError::Failed(other),
+    })?;
+    connection.execute(GRANTS).await?;
+    Ok(())
+}
+
+/// Creates the group roles of the cluster. Safe to repeat; needs the right to create roles.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn create_roles(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    connection.execute(ROLES).await?;
+    Ok(())
+}
+
+/// Checks that the database is at this release's version, neither older nor newer.
+///
+/// # Errors
+/// When it is not, or cannot be asked.
+pub async fn check(connection: &mut PgConnection) -> Result<(), SchemaError> {
+    let table: Option<String> =
+        sqlx::query_scalar("select to_regclass('_sqlx_migrations')::text").fetch_one(&mut *connection).await?;
+    if table.is_none() {
+        return Err(SchemaError::Older { found: 0, ours: version() });
+    }
+    if let Some(version) = connection.dirty_version().await.map_err(SchemaError::Failed)? {
+        return Err(SchemaError::Dirty { version });
+    }
+    let applied = connection.list_applied_migrations().await.map_err(SchemaError::Failed)?;
+    let found = applied.iter().map(|migration| migration.version).max().unwrap_or(0);
+    if found > version() {
+        return Err(SchemaError::Newer { found, ours: version() });
+    }
+    for ours in MIGRATIONS.iter() {
+        match applied.iter().find(|applied| applied.version == ours.version) {
+            None => return Err(SchemaError::Older { found, ours: version() }),
+            Some(applied) if applied.checksum != ours.checksum => {
+                return Err(SchemaError::Different { version: ours.version });
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Connects and migrates: `command-service migrate`, and the start of the standalone.
+///
+/// # Errors
+/// When the database is out of reach, newer, different, or refuses.
+pub async fn migrate_at(options: &sqlx::postgres::PgConnectOptions, roles: bool) -> Result<(), SchemaError> {
+    let mut connection = PgConnection::connect_with(options).await?;
+    if roles {
+        create_roles(&mut connection).await?;
+    }
+    migrate(&mut connection).await?;
+    connection.close().await?;
+    Ok(())
+}

@@ -1,0 +1,86 @@
+//! A service that is ready to serve: its routes, its health, its tasks. Each app builds one; the standalone merges two.
+
+use std::{net::SocketAddr, time::Duration};
+
+use axum::Router;
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    http::{self, health::Health, server},
+    tasks::{CriticalTasks, TaskDied},
+};
+
+/// Longest that requests and commands under way may take once the service was told to stop.
+pub const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
+
+/// What serving ended with.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The socket could not be used.
+    #[error("cannot serve on the socket")]
+    Socket(#[source] std::io::Error),
+    /// A task that must not die did.
+    #[error(transparent)]
+    Task(#[from] TaskDied),
+}
+
+/// Built, not yet serving.
+#[derive(Debug)]
+pub struct Service {
+    /// The app's own routes, without health, fallbacks and outer layers.
+    pub routes: Router,
+    /// What its health is made of.
+    pub health: Health,
+    /// What it cannot be without.
+    pub tasks: CriticalTasks,
+    /// Work that outlives its request, waited for at shutdown.
+    pub tracked: Vec<TaskTracker>,
+}
+
+impl Service {
+    /// One service of two: the standalone.
+    #[must_use]
+    pub fn merge(mut self, name: &'static str, other: Self) -> Self {
+        self.tasks.absorb(name, other.tasks);
+        Self {
+            routes: self.routes.merge(other.routes),
+            health: self.health.merge(other.health),
+            tasks: self.tasks,
+            tracked: [self.tracked, other.tracked].concat(),
+        }
+    }
+
+    /// Serves until `shutdown`: then stops accepting, finishes what is under way, and stops its tasks, in this order.
+    ///
+    /// # Errors
+    /// When a task that must not die did; everything else is stopped by then.
+    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), ServeError> {
+        let Self { routes, health, mut tasks, tracked } = self;
+        let address: SocketAddr = listener.local_addr().map_err(ServeError::Socket)?;
+        tracing::info!("Listening on http://{address}");
+        let stop = shutdown.child_token();
+        let server = server::run(listener, http::complete(routes, health), stop.clone(), SHUTDOWN_LIMIT);
+        tokio::pin!(server);
+        let died = tokio::select! {
+            () = &mut server => None,
+            died = tasks.first_death() => {
+                stop.cancel();
+                server.await;
+                Some(died)
+            }
+        };
+        let drained = async {
+            for tracker in &tracked {
+                tracker.close();
+                tracker.wait().await;
+            }
+        };
+        if tokio::time::timeout(SHUTDOWN_LIMIT, drained).await.is_err() {
+            tracing::warn!(limit_s = SHUTDOWN_LIMIT.as_secs(), "Commands under way did not end in time");
+        }
+        tasks.stop().await;
+        tracing::info!("Stopped");
+        died.map_or(Ok(()), |died| Err(died.into()))
+    }
+}

@@ -1,0 +1,217 @@
+//! Logs. Text by default, in the old system's form `[level] message`, so that an operator's `grep` keeps working; JSON for
+//! machines.
+
+use std::fmt::{self, Write as _};
+
+use clap::ValueEnum;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::{
+    EnvFilter,
+    field::RecordFields,
+    fmt::{
+        FmtContext, FormatEvent, FormatFields, FormattedFields,
+        format::Writer,
+        time::{FormatTime, SystemTime},
+    },
+    registry::LookupSpan,
+};
+
+/// The form of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// `2024-01-01T10:00:00.000000Z [info] message field=value`
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What is logged when `RUST_LOG` does not say.
+const DEFAULT_FILTER: &str = "info";
+
+/// The log could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// `RUST_LOG` cannot be understood.
+    #[error("RUST_LOG is no filter; write a level such as `debug`, or `info,query_service=debug`")]
+    Filter(#[source] tracing_subscriber::filter::FromEnvError),
+    /// It was set up before.
+    #[error("the log was set up twice")]
+    Twice(#[source] crate::BoxError),
+}
+
+/// Sets the log up for the process: once, in `main`.
+///
+/// # Errors
+/// When `RUST_LOG` is malformed.
+pub fn init(format: LogFormat) -> Result<(), TelemetryError> {
+    let default = DEFAULT_FILTER.parse().expect("a level is a filter");
+    let filter = EnvFilter::builder().with_default_directive(default).try_from_env_or_default()?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter);
+    match format {
+        LogFormat::Text => log.event_format(TextLine).fmt_fields(TextFields).try_init(),
+        LogFormat::Json => log.json().flatten_event(true).with_span_list(false).try_init(),
+    }
+    .map_err(TelemetryError::Twice)
+}
+
+/// `EnvFilter`'s builder has no call that takes the default for a variable that is not set and refuses a malformed one.
+trait TryFromEnvOrDefault {
+    fn try_from_env_or_default(self) -> Result<EnvFilter, TelemetryError>;
+}
+
+impl TryFromEnvOrDefault for tracing_subscriber::filter::Builder {
+    fn try_from_env_or_default(self) -> Result<EnvFilter, TelemetryError> {
+        if std::env::var_os(EnvFilter::DEFAULT_ENV).is_none_or(|filter| filter.is_empty()) {
+            return Ok(self.parse_lossy(""));
+        }
+        self.try_from_env().map_err(TelemetryError::Filter)
+    }
+}
+
+/// One event on one line: time, level, message, its fields, the fields of its spans.
+struct TextLine;
+
+impl<S, N> FormatEvent<S, N> for TextLine
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut line: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        SystemTime.format_time(&mut line)?;
+        write!(line, " [{}] ", level(*event.metadata().level()))?;
+        context.field_format().format_fields(line.by_ref(), event)?;
+        for span in context.event_scope().into_iter().flatten() {
+            if let Some(fields) = span.extensions().get::<FormattedFields<N>>()
+                && !fields.is_empty()
+            {
+                write!(line, " {fields}")?;
+            }
+        }
+        writeln!(line)
+    }
+}
+
+/// The old system's names of levels.
+fn level(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "error",
+        Level::WARN => "warning",
+        Level::INFO => "info",
+        Level::DEBUG => "debug",
+        Level::TRACE => "trace",
+    }
+}
+
+/// The message as it is, then ` name=value` for each field, separated by one blank.
+struct TextFields;
+
+impl<'writer> FormatFields<'writer> for TextFields {
+    fn format_fields<R: RecordFields>(&self, line: Writer<'writer>, fields: R) -> fmt::Result {
+        let mut visitor = TextVisitor { line, first: true, result: Ok(()) };
+        fields.record(&mut visitor);
+        visitor.result
+    }
+}
+
+struct TextVisitor<'writer> {
+    line: Writer<'writer>,
+    first: bool,
+    result: fmt::Result,
+}
+
+impl TextVisitor<'_> {
+    fn write(&mut self, name: &str, value: fmt::Arguments<'_>) {
+        // An error's text, or a field that a client sent, may hold a newline, which would forge a line.
+        let mut line = String::new();
+        let separator = if std::mem::take(&mut self.first) { "" } else { " " };
+        let written = match name {
+            "message" => write!(line, "{separator}{value}"),
+            _ => write!(line, "{separator}{name}={value}"),
+        };
+        self.result = self.result.and(written).and_then(|()| {
+            line.chars().try_for_each(|character| match character.is_control() {
+                true => write!(self.line, "{}", character.escape_default()),
+                false => self.line.write_char(character),
+            })
+        });
+    }
+}
+
+impl tracing::field::Visit for TextVisitor<'_> {
+    fn record_str(&mut self, field: &tracing::field::Field, value: &str) {
+        self.write(field.name(), format_args!("{value}"));
+    }
+
+    fn record_error(&mut self, field: &tracing::field::Field, value: &(dyn std::error::Error + 'static)) {
+        self.write(field.name(), format_args!("{}", Chain(value)));
+    }
+
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn fmt::Debug) {
+        self.write(field.name(), format_args!("{value:?}"));
+    }
+}
+
+/// Displays an error and its causes: `cannot append: connection reset by peer`.
+#[derive(Debug)]
+pub struct Chain<'a>(pub &'a (dyn std::error::Error + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        sync::{Arc, Mutex},
+    };
+
+    use tracing_subscriber::fmt::MakeWriter;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl<'a> MakeWriter<'a> for Lines {
+        type Writer = Self;
+        fn make_writer(&'a self) -> Self {
+            self.clone()
+        }
+    }
+
+    #[test]
+    fn a_text_line_is_the_old_systems_with_fields_behind_it() {
+        let lines = Lines::default();
+        let log = tracing_subscriber::fmt().event_format(TextLine).fmt_fields(TextFields).with_writer(lines.clone());
+        tracing::subscriber::with_default(log.finish(), || {
+            let request = tracing::info_span!("request", request_id = "r1");
+            request.in_scope(|| tracing::info!(bytes = 3, "PUT /config/a - Setting value: {}", "\"b\""));
+            tracing::warn!("two\nlines");
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let without_time: Vec<_> = text.lines().map(|line| line.split_once(' ').unwrap().1).collect();
+        assert_eq!(
+            without_time,
+            ["[info] PUT /config/a - Setting value: \"b\" bytes=3 request_id=r1", "[warning] two\\nlines"]
+        );
+    }
+}
