@@ -55,6 +55,14 @@ pub fn init(format: LogFormat) -> Result<(), TelemetryError> {
     .map_err(TelemetryError::Twice)
 }
 
+/// A log in the text form that ends in `writer`: for tests that read it.
+pub fn text_log<W>(writer: W) -> impl Subscriber + Send + Sync
+where
+    W: for<'writer> tracing_subscriber::fmt::MakeWriter<'writer> + Send + Sync + 'static,
+{
+    tracing_subscriber::fmt().event_format(TextLine).fmt_fields(TextFields).with_writer(writer).finish()
+}
+
 /// `EnvFilter`'s builder has no call that takes the default for a variable that is not set and refuses a malformed one.
 trait TryFromEnvOrDefault {
     fn try_from_env_or_default(self) -> Result<EnvFilter, TelemetryError>;
@@ -168,6 +176,13 @@ impl fmt::Display for Chain<'_> {
     }
 }
 
+/// The end of a process that failed: one line on standard error, whatever the log's form or level.
+#[expect(clippy::print_stderr, reason = "the log may not be there yet")]
+pub fn fail(program: &str, error: &(dyn std::error::Error + 'static)) -> std::process::ExitCode {
+    eprintln!("{program}: {}", Chain(error));
+    std::process::ExitCode::FAILURE
+}
+
 #[cfg(test)]
 mod tests {
     use std::{
@@ -201,8 +216,7 @@ mod tests {
     #[test]
     fn a_text_line_is_the_old_systems_with_fields_behind_it() {
         let lines = Lines::default();
-        let log = tracing_subscriber::fmt().event_format(TextLine).fmt_fields(TextFields).with_writer(lines.clone());
-        tracing::subscriber::with_default(log.finish(), || {
+        tracing::subscriber::with_default(text_log(lines.clone()), || {
             let request = tracing::info_span!("request", request_id = "r1");
             request.in_scope(|| tracing::info!(bytes = 3, "PUT /config/a - Setting value: {}", "\"b\""));
             tracing::warn!("two\nlines");

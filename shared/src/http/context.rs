@@ -53,7 +53,7 @@ pub async fn identify(State((ids, clock)): State<(Ids, Clock)>, mut request: Req
 
     let began = clock.now();
     let mut response = next.run(request).instrument(span.clone()).await;
-    if let Some(problem) = response.extensions_mut().remove::<Box<Problem>>() {
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         let allow = response.headers().get("allow").cloned();
         response = problem.render(&accepts, id.as_str());
         response.headers_mut().extend(allow.map(|allow| (axum::http::header::ALLOW, allow)));

@@ -18,7 +18,11 @@ pub const RETRY_AFTER_SECONDS: u32 = 1;
 
 /// What went wrong, for the client: a sentence that names the fault and the remedy. Says nothing internal.
 #[derive(Clone, Debug)]
-pub struct Problem {
+pub struct Problem(Box<Parts>);
+
+/// Behind a box: a problem is the unlikely half of many results.
+#[derive(Clone, Debug)]
+struct Parts {
     status: StatusCode,
     code: &'static str,
     title: &'static str,
@@ -33,20 +37,20 @@ impl Problem {
     /// A problem of its own kind. `code` ends its type URI, `urn:config-api:problem:<code>`.
     pub fn new(status: StatusCode, code: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
         let (more, headers) = (Map::new(), HeaderMap::new());
-        Self { status, code, title, detail: detail.into(), plain: None, more, headers }
+        Self(Box::new(Parts { status, code, title, detail: detail.into(), plain: None, more, headers }))
     }
 
     /// The plain text body, where it is not the detail.
     #[must_use]
     pub fn plain(mut self, body: &'static str) -> Self {
-        self.plain = Some(body);
+        self.0.plain = Some(body);
         self
     }
 
     /// A further member of the JSON form.
     #[must_use]
     pub fn with(mut self, member: &'static str, value: impl Serialize) -> Self {
-        self.more.insert(member.to_owned(), json!(value));
+        self.0.more.insert(member.to_owned(), json!(value));
         self
     }
 
@@ -54,7 +58,7 @@ impl Problem {
     #[must_use]
     pub fn header(mut self, name: &'static str, value: &str) -> Self {
         if let Ok(value) = HeaderValue::from_str(value) {
-            self.headers.insert(name, value);
+            self.0.headers.insert(name, value);
         }
         self
     }
@@ -100,21 +104,22 @@ impl Problem {
     /// Renders it for a client that sent these headers.
     #[must_use]
     pub fn render(&self, accepts: &HeaderMap, request_id: &str) -> Response<Body> {
+        let problem = &self.0;
         let mut response = if negotiation::prefers_json(accepts) {
-            let mut body = self.more.clone();
-            body.insert("type".to_owned(), json!(format!("urn:config-api:problem:{}", self.code)));
-            body.insert("title".to_owned(), json!(self.title));
-            body.insert("status".to_owned(), json!(self.status.as_u16()));
-            body.insert("detail".to_owned(), json!(self.detail));
+            let mut body = problem.more.clone();
+            body.insert("type".to_owned(), json!(format!("urn:config-api:problem:{}", problem.code)));
+            body.insert("title".to_owned(), json!(problem.title));
+            body.insert("status".to_owned(), json!(problem.status.as_u16()));
+            body.insert("detail".to_owned(), json!(problem.detail));
             body.insert("request_id".to_owned(), json!(request_id));
             ([(header::CONTENT_TYPE, PROBLEM_JSON)], Value::Object(body).to_string()).into_response()
-        } else if self.status.is_server_error() {
-            format!("{} (request id {request_id})", self.detail).into_response()
+        } else if problem.status.is_server_error() {
+            format!("{} (request id {request_id})", problem.detail).into_response()
         } else {
-            self.plain.map_or_else(|| self.detail.clone().into_response(), IntoResponse::into_response)
+            problem.plain.map_or_else(|| problem.detail.clone().into_response(), IntoResponse::into_response)
         };
-        *response.status_mut() = self.status;
-        response.headers_mut().extend(self.headers.clone());
+        *response.status_mut() = problem.status;
+        response.headers_mut().extend(problem.headers.clone());
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response
     }
@@ -124,8 +129,8 @@ impl IntoResponse for Problem {
     /// Only marks the answer: `context::identify` renders it, because it knows what the client accepts.
     fn into_response(self) -> Response<Body> {
         let mut response = Response::new(Body::empty());
-        *response.status_mut() = self.status;
-        response.extensions_mut().insert(Box::new(self));
+        *response.status_mut() = self.0.status;
+        response.extensions_mut().insert(self);
         response
     }
 }

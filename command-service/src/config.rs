@@ -1,0 +1,112 @@
+//! Settings of the command service.
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use shared::{
+    BoxError,
+    clock::Clock,
+    database,
+    ids::Ids,
+    position::Applied,
+    redaction::Redaction,
+    settings::{LimitArgs, ListenArgs, LogArgs},
+};
+use sqlx::postgres::PgConnectOptions;
+
+/// Port of the command service.
+pub const DEFAULT_PORT: u16 = 4001;
+
+/// How long a service waits at its start for its database.
+pub const DATABASE_WAIT: Duration = Duration::from_secs(60);
+
+/// How long a write waits for the projection that it is to be visible in.
+pub const VISIBILITY_WAIT: Duration = Duration::from_secs(2);
+
+/// Takes changes of configurations and appends them to the event log.
+#[derive(Debug, Parser)]
+#[command(name = "command-service", version)]
+pub struct Cli {
+    /// What to do; nothing named: serve.
+    #[command(subcommand)]
+    pub task: Option<Task>,
+    /// How to serve.
+    #[command(flatten)]
+    pub serve: ServeArgs,
+}
+
+/// Tasks beside serving.
+#[derive(Debug, Subcommand)]
+pub enum Task {
+    /// Bring the database's schema to this release's version, and grant what the group roles need
+    Migrate {
+        /// Database to migrate, as a role that owns it
+        #[arg(long, env = "MIGRATE_DATABASE_URL", hide_env_values = true, value_name = "URL")]
+        migrate_database_url: Option<String>,
+        /// Create the cluster's group roles config_api_writer and config_api_reader first
+        #[arg(long)]
+        create_roles: bool,
+    },
+}
+
+/// Settings of serving.
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    /// The event log's database; example: postgres://user:password@localhost:5432/config_api
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", global = true)]
+    pub database_url: Option<String>,
+    /// Where to serve.
+    #[command(flatten)]
+    pub listen: ListenArgs,
+    /// What to accept.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// What to tell.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// No database was named.
+#[derive(Debug, thiserror::Error)]
+#[error("no database is named; set DATABASE_URL or --database-url to postgres://user:password@host:5432/database")]
+pub struct NoDatabase;
+
+/// What the app is built from.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The event log's database.
+    pub database: PgConnectOptions,
+    /// How long to wait for it at start.
+    pub database_wait: Duration,
+    /// Largest value, in bytes of its JSON text.
+    pub max_value_bytes: usize,
+    /// Whose values stay out of the log.
+    pub redaction: Redaction,
+    /// Follows the projection in which a write is to be visible before it is answered: the standalone's own.
+    pub visible_in: Option<Applied>,
+    /// The time.
+    pub clock: Clock,
+    /// Identities.
+    pub ids: Ids,
+}
+
+impl Config {
+    /// From parsed settings; also the address to serve on.
+    ///
+    /// # Errors
+    /// The first setting that cannot be used.
+    pub fn from_args(args: &ServeArgs) -> Result<(Self, SocketAddr), BoxError> {
+        let address = args.listen.address(DEFAULT_PORT)?;
+        let url = args.database_url.as_deref().ok_or(NoDatabase)?;
+        let config = Self {
+            database: database::connect_options(url, "command-service")?,
+            database_wait: DATABASE_WAIT,
+            max_value_bytes: args.limits.max_value_bytes,
+            redaction: args.log.redaction()?,
+            visible_in: None,
+            clock: Clock::system(),
+            ids: Ids::time_ordered(),
+        };
+        Ok((config, address))
+    }
+}

@@ -1,0 +1,35 @@
+//! `DELETE /v1/config/{name}`: deletes a configuration; its history stays.
+
+use axum::{
+    extract::{Extension, State},
+    http::HeaderMap,
+    response::Response,
+};
+use shared::http::{context::RequestId, path::NameInPath, problem::Problem};
+
+use super::{
+    router::WriteState,
+    write::{self, Write},
+};
+use crate::domain::Change;
+
+/// Deletes the configuration. A body, should there be one, means nothing here and is not read.
+pub(super) async fn delete(
+    State(state): State<WriteState>,
+    NameInPath(name): NameInPath,
+    Extension(request_id): Extension<RequestId>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let _place = write::take_place(&state)?;
+    let precondition = write::precondition(&headers)?;
+    let metadata = write::metadata(&headers, &request_id, None)?;
+    tracing::info!("DELETE /config/{name} - Deleting value");
+
+    let write = Write { name: name.clone(), change: Change::Delete, precondition, metadata };
+    let answer = write::execute(&state, &headers, write).await;
+    match &answer {
+        Ok(_) => tracing::info!("DELETE /config/{name} - Successfully deleted value"),
+        Err(failure) => failure.tell("DELETE", &name, "delete value"),
+    }
+    answer.map_err(Problem::from)
+}

@@ -1,0 +1,51 @@
+//! All routes and what they share, on one page.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    routing::{get, put},
+};
+use shared::{http::path::empty_name, position::Applied, redaction::Redaction};
+use tokio::sync::Semaphore;
+
+use super::{delete::delete, put::put as put_value, worker_stats::worker_stats};
+use crate::{command::CommandBus, config::Config, update_worker::Handle};
+
+/// Most writes whose bodies are read or whose commands are under way; each weighs up to a value. Further ones get 503.
+pub const MAX_CONCURRENT_WRITES: usize = 2048;
+
+/// What the handlers work with; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct WriteState {
+    pub(super) bus: CommandBus,
+    pub(super) worker: Handle,
+    pub(super) max_value_bytes: usize,
+    pub(super) redaction: Redaction,
+    pub(super) visible_in: Option<Applied>,
+    pub(super) places: Arc<Semaphore>,
+}
+
+impl WriteState {
+    pub(crate) fn new(bus: CommandBus, worker: Handle, config: &Config) -> Self {
+        Self {
+            bus,
+            worker,
+            max_value_bytes: config.max_value_bytes,
+            redaction: config.redaction.clone(),
+            visible_in: config.visible_in.clone(),
+            places: Arc::new(Semaphore::new(MAX_CONCURRENT_WRITES)),
+        }
+    }
+}
+
+/// The routes, the old system's unversioned twins among them; without health and fallbacks.
+pub(crate) fn routes(state: WriteState) -> Router {
+    let mut routes = Router::new();
+    for prefix in ["/v1", ""] {
+        routes = routes
+            .route(&format!("{prefix}/config/{{name}}"), put(put_value).delete(delete))
+            .route(&format!("{prefix}/config/"), put(empty_name).delete(empty_name));
+    }
+    routes.route("/v1/worker/stats", get(worker_stats)).with_state(state)
+}

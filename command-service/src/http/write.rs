@@ -1,0 +1,193 @@
+//! What every write shares: preconditions, metadata, the wait for visibility, the answer.
+
+use axum::{
+    Json,
+    http::{HeaderMap, HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use shared::{
+    event::{MAX_REASON_BYTES, Metadata, metadata as keys},
+    http::{
+        CONFIG_POSITION,
+        conditional::{Comparison, Tags, entity_tag, tags},
+        context::RequestId,
+        negotiation::prefers_json,
+        problem::Problem,
+    },
+    moment::Moment,
+    name::ConfigName,
+    position::{Position, PositionToken},
+};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{error::WriteFailure, router::WriteState};
+use crate::{
+    command::CommandError,
+    config::VISIBILITY_WAIT,
+    domain::{Change, ConfigValueCommand, Precondition},
+    store::Receipt,
+};
+
+/// What a body may have beside its value: the reason, names of fields, blanks; in bytes.
+pub(super) const BODY_ROOM_BYTES: usize = 64 * 1024;
+
+/// Longest trace state that is kept with an event, in bytes; W3C asks for 512 at least.
+const MAX_TRACESTATE_BYTES: usize = 512;
+
+/// A change that was asked for.
+pub(super) struct Write {
+    pub(super) name: ConfigName,
+    pub(super) change: Change,
+    pub(super) precondition: Precondition,
+    pub(super) metadata: Metadata,
+}
+
+/// The answer in JSON.
+#[derive(Debug, Serialize)]
+struct Written<'a> {
+    name: &'a ConfigName,
+    /// Of the configuration, now.
+    version: u64,
+    /// Of the event that gave it this version.
+    position: Position,
+    /// When that was.
+    recorded_at: Moment,
+    /// Whether this request wrote that event.
+    changed: bool,
+}
+
+/// A place among the writes under way.
+pub(super) fn take_place(state: &WriteState) -> Result<OwnedSemaphorePermit, Problem> {
+    std::sync::Arc::clone(&state.places).try_acquire_owned().map_err(|_| super::error::overloaded())
+}
+
+/// `If-Match` and `If-None-Match`, as the aggregate understands them.
+pub(super) fn precondition(headers: &HeaderMap) -> Result<Precondition, Problem> {
+    let must_match = tags(headers, &header::IF_MATCH, Comparison::Strong)?;
+    let must_not_match = tags(headers, &header::IF_NONE_MATCH, Comparison::Strong)?;
+    match (must_match, must_not_match) {
+        (None, None) => Ok(Precondition::None),
+        (Some(Tags::Any), None) => Ok(Precondition::Exists),
+        (Some(Tags::Versions(versions)), None) => Ok(Precondition::VersionIn(versions)),
+        (None, Some(Tags::Any)) => Ok(Precondition::Absent),
+        (None, Some(Tags::Versions(_))) => Err(Problem::bad_request(
+            "malformed-entity-tag",
+            "If-None-Match takes only `*` here: the configuration must not exist.",
+        )),
+        (Some(_), Some(_)) => Err(Problem::bad_request(
+            "malformed-entity-tag",
+            "If-Match and If-None-Match exclude each other; send one of them.",
+        )),
+    }
+}
+
+/// Who, why, in which request and trace: travels with the events.
+pub(super) fn metadata(
+    headers: &HeaderMap,
+    request_id: &RequestId,
+    reason: Option<String>,
+) -> Result<Metadata, Problem> {
+    let mut metadata = Metadata::from([
+        (keys::ACTOR.to_owned(), keys::ANONYMOUS.to_owned()),
+        (keys::REQUEST_ID.to_owned(), request_id.as_str().to_owned()),
+    ]);
+    if let Some(reason) = reason {
+        if reason.len() > MAX_REASON_BYTES {
+            let detail = format!("The reason has {} bytes; the limit is {MAX_REASON_BYTES} bytes.", reason.len());
+            return Err(Problem::too_large(detail));
+        }
+        if reason.contains('\0') {
+            return Err(super::error::nul_in_reason());
+        }
+        metadata.insert(keys::REASON.to_owned(), reason);
+    }
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    if let Some(parent) = text(keys::TRACEPARENT).filter(|parent| is_trace_parent(parent)) {
+        metadata.insert(keys::TRACEPARENT.to_owned(), parent.to_owned());
+        if let Some(state) =
+            text(keys::TRACESTATE).filter(|state| !state.is_empty() && state.len() <= MAX_TRACESTATE_BYTES)
+        {
+            metadata.insert(keys::TRACESTATE.to_owned(), state.to_owned());
+        }
+    }
+    Ok(metadata)
+}
+
+/// `version-trace-parent-flags`, W3C Trace Context. A malformed one is ignored, as the specification asks.
+fn is_trace_parent(text: &str) -> bool {
+    let hex =
+        |part: &str, length| part.len() == length && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let parts: Vec<_> = text.split('-').collect();
+    let [version, trace, parent, flags] = parts[..] else { return false };
+    let zero = |part: &str| part.bytes().all(|byte| byte == b'0');
+    hex(version, 2)
+        && version != "ff"
+        && hex(trace, 32)
+        && !zero(trace)
+        && hex(parent, 16)
+        && !zero(parent)
+        && hex(flags, 2)
+}
+
+/// Executes the command and answers, when the change is visible where this process serves reads.
+pub(super) async fn execute(state: &WriteState, headers: &HeaderMap, write: Write) -> Result<Response, WriteFailure> {
+    let Write { name, change, precondition, metadata } = write;
+    let sets = matches!(change, Change::Set(_));
+    let command = ConfigValueCommand { change, precondition };
+    let result = state.bus.execute(name.clone(), command, metadata).await;
+    let decided_at = match &result {
+        Ok(receipt) => Some(receipt.token),
+        Err(CommandError::Refused { decided_at, .. }) => Some(*decided_at),
+        Err(_) => None,
+    };
+    wait_until_visible(state, decided_at).await;
+    Ok(answer(headers, &name, &result?, sets))
+}
+
+/// The old system's promise: what a write has done, or was refused for, the next read shows. The projection may be stuck; the
+/// write is done all the same, so the wait is bounded and its end is told.
+async fn wait_until_visible(state: &WriteState, at: Option<PositionToken>) {
+    let (Some(mut applied), Some(at)) = (state.visible_in.clone(), at) else { return };
+    if tokio::time::timeout(VISIBILITY_WAIT, applied.reaches(at.position)).await.is_err() {
+        let (position, applied) = (at.position, applied.now());
+        tracing::warn!(%position, %applied, limit_s = VISIBILITY_WAIT.as_secs(), "A write was answered before the projection applied it");
+    }
+}
+
+/// `has_value`: whether there is one now, which an entity tag can name.
+fn answer(headers: &HeaderMap, name: &ConfigName, receipt: &Receipt, has_value: bool) -> Response {
+    let Receipt { version, token, recorded_at, changed, .. } = *receipt;
+    let mut response = if prefers_json(headers) {
+        Json(Written { name, version, position: token.position, recorded_at, changed }).into_response()
+    } else {
+        "OK".into_response()
+    };
+    let position = HeaderValue::from_str(&token.to_string()).expect("a token is digits, a dot and hex");
+    response.headers_mut().insert(CONFIG_POSITION, position);
+    if has_value {
+        let tag = HeaderValue::from_str(&entity_tag(version)).expect("a version in quotes");
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_well_formed_trace_parent_is_kept() {
+        assert!(is_trace_parent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"));
+        for malformed in [
+            "",
+            "00",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+        ] {
+            assert!(!is_trace_parent(malformed), "{malformed:?}");
+        }
+    }
+}

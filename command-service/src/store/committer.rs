@@ -1,0 +1,286 @@
+//! The committer: one task through which every event goes into the log. Waits for one unit, takes what else is queued up
+//! to its limits, appends the group, and answers each caller only when it is durable.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use shared::{
+    backoff::Backoff,
+    database::{Meaning, meaning},
+    moment::Moment,
+    position::Position,
+    telemetry::Chain,
+};
+use sqlx::{ConnectOptions, PgConnection, postgres::PgConnectOptions};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::{Instant, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::append::{Outcome, Unit, append};
+
+/// SQLSTATE of a lock that was not granted in time: the append failed, nothing was written.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+
+/// Limits of the committer.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Most units that wait; a further one is refused.
+    pub queue_units: usize,
+    /// Most bytes of events that wait.
+    pub queue_bytes: u32,
+    /// Most units in one append.
+    pub group_units: usize,
+    /// Most bytes of events in one append; a larger unit goes alone.
+    pub group_bytes: usize,
+    /// Longest that one attempt may take. Longer than the server's own bound on the wait for the lock, which ends with a
+    /// definite answer.
+    pub attempt_limit: Duration,
+    /// How long a group is tried again while the database is away; then its outcome is given up as unknown.
+    pub deadline: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            queue_units: 4096,
+            queue_bytes: 64 * 1024 * 1024,
+            group_units: 512,
+            group_bytes: 4 * 1024 * 1024,
+            attempt_limit: Duration::from_secs(8),
+            deadline: Duration::from_secs(20),
+        }
+    }
+}
+
+/// A unit that is in the log.
+#[derive(Clone, Copy, Debug)]
+pub struct Appended {
+    /// Place of its first event; the others follow it.
+    pub first: Position,
+    /// When, by the database's clock under the log's lock.
+    pub recorded_at: Moment,
+}
+
+/// What became of a unit that was not, or not certainly, appended.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AppendError {
+    /// Somebody else wrote one of its names since it was loaded. Nothing was written.
+    #[error("another command wrote the same name first")]
+    Conflict,
+    /// The queue is full. Nothing was written.
+    #[error("too many writes are waiting")]
+    Overloaded,
+    /// The database is away, or somebody holds the log's lock. Nothing was written.
+    #[error("the event store is out of reach")]
+    Unavailable,
+    /// The connection ended while the unit was under way, and did not come back in time to ask.
+    #[error("the connection to the event store was lost and the outcome is unknown")]
+    Unknown,
+    /// The database refused this unit. Nothing was written.
+    #[error("the event store refused the events")]
+    Refused(#[source] Arc<sqlx::Error>),
+}
+
+/// A unit in the queue.
+struct Waiting {
+    unit: Unit,
+    bytes: usize,
+    answer: oneshot::Sender<Result<Appended, AppendError>>,
+    /// Given back when it is answered.
+    _room: OwnedSemaphorePermit,
+}
+
+/// Through which commands append; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    queue: mpsc::Sender<Waiting>,
+    room: Arc<Semaphore>,
+}
+
+impl Handle {
+    /// Appends the unit; returns when it is durable and visible.
+    ///
+    /// # Errors
+    /// What became of it instead. Only [`AppendError::Unknown`] leaves open whether it was written.
+    pub async fn append(&self, unit: Unit) -> Result<Appended, AppendError> {
+        let bytes = unit.bytes();
+        let places = u32::try_from(bytes).map_err(|_| AppendError::Overloaded)?;
+        let room = Arc::clone(&self.room).try_acquire_many_owned(places).map_err(|_| AppendError::Overloaded)?;
+        let (answer, answered) = oneshot::channel();
+        let waiting = Waiting { unit, bytes, answer, _room: room };
+        self.queue.try_send(waiting).map_err(|_| AppendError::Overloaded)?;
+        // The committer answers everybody; should it be gone, nobody can say.
+        answered.await.unwrap_or(Err(AppendError::Unknown))
+    }
+}
+
+/// The task; [`Committer::run`] it.
+pub struct Committer {
+    queue: mpsc::Receiver<Waiting>,
+    options: Options,
+    database: PgConnectOptions,
+    connection: Option<PgConnection>,
+    /// Taken from the queue, but touches a name of the group before it.
+    held_back: Option<Waiting>,
+}
+
+impl std::fmt::Debug for Committer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Committer").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Committer {
+    /// A committer with a connection of its own, and the handle to it.
+    #[must_use]
+    pub fn new(database: PgConnectOptions, options: Options) -> (Self, Handle) {
+        let (sender, queue) = mpsc::channel(options.queue_units);
+        let room = Arc::new(Semaphore::new(usize::try_from(options.queue_bytes).unwrap_or(usize::MAX)));
+        (Self { queue, options, database, connection: None, held_back: None }, Handle { queue: sender, room })
+    }
+
+    /// Appends what comes until `stop`; then what is queued, and ends.
+    ///
+    /// # Errors
+    /// Never: the type is that of critical tasks.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), std::convert::Infallible> {
+        loop {
+            let first = match self.held_back.take() {
+                Some(held_back) => held_back,
+                None => tokio::select! {
+                    biased;
+                    Some(waiting) = self.queue.recv() => waiting,
+                    () = stop.cancelled() => {
+                        self.queue.close();
+                        match self.queue.recv().await {
+                            Some(waiting) => waiting,
+                            None => return Ok(()),
+                        }
+                    }
+                },
+            };
+            let group = self.gather(first);
+            self.commit(group).await;
+        }
+    }
+
+    /// The first unit and what is queued behind it, as long as it fits and no name comes twice: `append_events` takes each
+    /// name once, and the second unit would only conflict with the first.
+    fn gather(&mut self, first: Waiting) -> Vec<Waiting> {
+        let mut names: HashSet<_> = first.unit.events.iter().map(|event| event.name.clone()).collect();
+        let mut bytes = first.bytes;
+        let mut group = vec![first];
+        while group.len() < self.options.group_units {
+            let Ok(next) = self.queue.try_recv() else { break };
+            bytes = bytes.saturating_add(next.bytes);
+            if bytes > self.options.group_bytes || next.unit.events.iter().any(|event| names.contains(&event.name)) {
+                self.held_back = Some(next);
+                break;
+            }
+            names.extend(next.unit.events.iter().map(|event| event.name.clone()));
+            group.push(next);
+        }
+        group
+    }
+
+    /// Appends a group until its outcome is known, or the deadline is past. Answers everybody.
+    async fn commit(&mut self, group: Vec<Waiting>) {
+        let mut open = vec![(group, false)];
+        let until = Instant::now() + self.options.deadline;
+        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+        while let Some((mut group, mut perhaps_written)) = open.pop() {
+            match self.attempt(&group).await {
+                Ok(outcomes) => answer(group, outcomes),
+                Err(failure) if failure.meaning == Meaning::ConnectionLost => {
+                    perhaps_written |= failure.under_way;
+                    tracing::warn!(
+                        error = %Chain(&failure.error), units = group.len(), perhaps_written,
+                        "The connection to the event store was lost during an append; trying again"
+                    );
+                    if Instant::now() >= until {
+                        let error = if perhaps_written { AppendError::Unknown } else { AppendError::Unavailable };
+                        refuse(group, &error);
+                    } else {
+                        tokio::time::sleep(backoff.next_wait()).await;
+                        open.push((group, perhaps_written));
+                    }
+                }
+                // Should an attempt before have been cut off, this refusal does not say what became of that one.
+                Err(_) if perhaps_written => refuse(group, &AppendError::Unknown),
+                Err(failure) if failure.is_lock_timeout() => {
+                    tracing::error!("Somebody holds the event log's lock; the append was given up");
+                    refuse(group, &AppendError::Unavailable);
+                }
+                // One unit spoils the group: halve it until that one stands alone. Order between units does not matter.
+                Err(_) if group.len() > 1 => {
+                    let second_half = group.split_off(group.len() / 2);
+                    open.push((second_half, false));
+                    open.push((group, false));
+                }
+                Err(failure) => refuse(group, &AppendError::Refused(Arc::new(failure.error))),
+            }
+        }
+    }
+
+    async fn attempt(&mut self, group: &[Waiting]) -> Result<Vec<Outcome>, Failure> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => bounded(self.options.attempt_limit, self.database.connect()).await.map_err(Failure::before)?,
+        };
+        let units: Vec<_> = group.iter().map(|waiting| &waiting.unit).collect();
+        let appended =
+            bounded(self.options.attempt_limit, append(&mut connection, &units)).await.map_err(Failure::during);
+        // After a lost connection or a time-out this one is dropped: its state is unknown as well.
+        if appended.as_ref().err().is_none_or(|failure| failure.meaning == Meaning::Refused) {
+            self.connection = Some(connection);
+        }
+        appended
+    }
+}
+
+/// A failed attempt.
+struct Failure {
+    error: sqlx::Error,
+    meaning: Meaning,
+    /// Whether the statement may have reached the server.
+    under_way: bool,
+}
+
+impl Failure {
+    fn before(error: sqlx::Error) -> Self {
+        // Whatever keeps us from connecting (also a refused password) may pass, and nothing is written.
+        Self { error, meaning: Meaning::ConnectionLost, under_way: false }
+    }
+
+    fn during(error: sqlx::Error) -> Self {
+        let meaning = meaning(&error);
+        Self { error, meaning, under_way: true }
+    }
+
+    fn is_lock_timeout(&self) -> bool {
+        self.error.as_database_error().is_some_and(|error| error.code().as_deref() == Some(LOCK_NOT_AVAILABLE))
+    }
+}
+
+async fn bounded<T>(limit: Duration, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    let late = || sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer within the limit"));
+    timeout(limit, work).await.unwrap_or_else(|_| Err(late()))
+}
+
+fn answer(group: Vec<Waiting>, outcomes: Vec<Outcome>) {
+    for (waiting, outcome) in group.into_iter().zip(outcomes) {
+        let answer = match outcome {
+            Outcome::Written { first, recorded_at } => Ok(Appended { first, recorded_at }),
+            Outcome::Conflict => Err(AppendError::Conflict),
+        };
+        // A caller that is gone no longer asks.
+        let _gone = waiting.answer.send(answer);
+    }
+}
+
+fn refuse(group: Vec<Waiting>, error: &AppendError) {
+    for waiting in group {
+        let _gone = waiting.answer.send(Err(error.clone()));
+    }
+}

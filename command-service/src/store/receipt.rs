@@ -1,0 +1,91 @@
+//! What a command did. The framework's own call returns nothing, so the store leaves the receipt in the command's scope.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use shared::{moment::Moment, position::PositionToken, value::ConfigJson};
+use uuid::Uuid;
+
+/// Where a command stands in the log.
+#[derive(Clone, Debug)]
+pub struct Receipt {
+    /// The configuration's version now.
+    pub version: u64,
+    /// The place of the event that gave it this version.
+    pub token: PositionToken,
+    /// When that was.
+    pub recorded_at: Moment,
+    /// Whether this command wrote that event; if not, it changed nothing.
+    pub changed: bool,
+    /// The value before; `None` when there was none.
+    pub previous: Option<ConfigJson>,
+}
+
+/// What belongs to one execution of a command, carried beside the framework's calls.
+#[derive(Clone, Debug)]
+pub struct CommandScope(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    command_id: Uuid,
+    found: Mutex<Found>,
+}
+
+#[derive(Debug)]
+struct Found {
+    decided_at: PositionToken,
+    receipt: Option<Receipt>,
+}
+
+tokio::task_local! {
+    static SCOPE: CommandScope;
+}
+
+impl CommandScope {
+    /// Of a command with this identity.
+    #[must_use]
+    pub fn new(command_id: Uuid) -> Self {
+        let found = Found { decided_at: PositionToken::ZERO, receipt: None };
+        Self(Arc::new(Inner { command_id, found: Mutex::new(found) }))
+    }
+
+    /// Runs the command in this scope.
+    pub async fn run<F: Future>(&self, command: F) -> F::Output {
+        SCOPE.scope(self.clone(), command).await
+    }
+
+    /// The scope that the caller runs in.
+    #[must_use]
+    pub fn current() -> Option<Self> {
+        SCOPE.try_with(Clone::clone).ok()
+    }
+
+    /// What identifies the command in the log.
+    #[must_use]
+    pub fn command_id(&self) -> Uuid {
+        self.0.command_id
+    }
+
+    /// The place of the last event that the decision rests on.
+    #[must_use]
+    pub fn decided_at(&self) -> PositionToken {
+        self.found().decided_at
+    }
+
+    /// What the command did, once it was committed.
+    #[must_use]
+    pub fn receipt(&self) -> Option<Receipt> {
+        self.found().receipt.clone()
+    }
+
+    pub(super) fn loaded(&self, at: PositionToken) {
+        self.found().decided_at = at;
+    }
+
+    pub(super) fn committed(&self, receipt: Receipt) {
+        self.found().receipt = Some(receipt);
+    }
+
+    fn found(&self) -> std::sync::MutexGuard<'_, Found> {
+        self.0.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,215 @@
+//! The worker, and who watches over it.
+
+use std::{
+    any::Any,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use serde::Serialize;
+use shared::{backoff::Backoff, clock::Clock, moment::Moment, redaction::Redaction};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{QUEUE_UPDATES, Update};
+
+/// What the worker has done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Stats {
+    /// Updates that it told, since the process began.
+    pub message_count: u64,
+    /// How long it has run since its last start.
+    pub uptime_seconds: u64,
+    /// Its last start.
+    pub started_at: Moment,
+    /// How often it crashed and was started again.
+    pub restarts: u64,
+    /// Updates that were not told because its queue was full.
+    pub dropped: u64,
+}
+
+#[derive(Debug)]
+struct Counters {
+    messages: AtomicU64,
+    restarts: AtomicU64,
+    dropped: AtomicU64,
+    started_at: Mutex<Moment>,
+}
+
+/// Through which the worker is fed and asked; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    queue: mpsc::Sender<Update>,
+    counters: Arc<Counters>,
+    clock: Clock,
+}
+
+impl Handle {
+    /// Hands over an update; when the queue is full it is counted as dropped. Never waits.
+    pub fn notify(&self, update: Update) {
+        if self.queue.try_send(update).is_err() {
+            let before = self.counters.dropped.fetch_add(1, Ordering::Relaxed);
+            // Once at the first and then at every thousandth: a full queue must not flood the log as well.
+            if before.is_multiple_of(1000) {
+                tracing::warn!(dropped = before + 1, "ConfigUpdateWorker's queue is full; updates are not told");
+            }
+        }
+    }
+
+    /// What the worker has done so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let started_at = *self.counters.started_at.lock().unwrap_or_else(PoisonError::into_inner);
+        Stats {
+            message_count: self.counters.messages.load(Ordering::Relaxed),
+            uptime_seconds: self.clock.now().millis_since(started_at) / 1000,
+            started_at,
+            restarts: self.counters.restarts.load(Ordering::Relaxed),
+            dropped: self.counters.dropped.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Tells an update, given its number.
+type Teller = Box<dyn Fn(&Update, u64) + Send>;
+
+/// The task; [`UpdateWorker::run`] it.
+pub struct UpdateWorker {
+    queue: mpsc::Receiver<Update>,
+    counters: Arc<Counters>,
+    clock: Clock,
+    tell: Teller,
+}
+
+impl std::fmt::Debug for UpdateWorker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UpdateWorker").field("counters", &self.counters).finish_non_exhaustive()
+    }
+}
+
+impl UpdateWorker {
+    /// A worker that logs updates, and the handle to it.
+    #[must_use]
+    pub fn new(redaction: Redaction, clock: Clock) -> (Self, Handle) {
+        Self::telling(clock, Box::new(move |update, number| log(&redaction, update, number)))
+    }
+
+    fn telling(clock: Clock, tell: Teller) -> (Self, Handle) {
+        let (sender, queue) = mpsc::channel(QUEUE_UPDATES);
+        let (messages, restarts, dropped) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        let counters = Arc::new(Counters { messages, restarts, dropped, started_at: Mutex::new(clock.now()) });
+        let handle = Handle { queue: sender, counters: Arc::clone(&counters), clock };
+        (Self { queue, counters, clock, tell }, handle)
+    }
+
+    /// Tells updates until `stop`, and what is queued by then. Starts anew after a crash; the update that crashed it is lost.
+    ///
+    /// # Errors
+    /// Never: the type is that of critical tasks.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), std::convert::Infallible> {
+        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
+        loop {
+            tracing::info!("ConfigUpdateWorker starting...");
+            *self.counters.started_at.lock().unwrap_or_else(PoisonError::into_inner) = self.clock.now();
+            tracing::info!("ConfigUpdateWorker registered as :config_update_worker and ready to receive messages");
+            let Err(panic) = AssertUnwindSafe(self.work(&stop, &mut backoff)).catch_unwind().await else {
+                return Ok(());
+            };
+            let restarts = self.counters.restarts.fetch_add(1, Ordering::Relaxed) + 1;
+            tracing::error!(restarts, "ConfigUpdateWorker crashed and is restarted: {}", message(panic.as_ref()));
+            tokio::time::sleep(backoff.next_wait()).await;
+        }
+    }
+
+    async fn work(&mut self, stop: &CancellationToken, backoff: &mut Backoff) {
+        loop {
+            let update = tokio::select! {
+                biased;
+                update = self.queue.recv() => update,
+                () = stop.cancelled() => self.queue.try_recv().ok(),
+            };
+            let Some(update) = update else { return };
+            (self.tell)(&update, self.counters.messages.load(Ordering::Relaxed) + 1);
+            self.counters.messages.fetch_add(1, Ordering::Relaxed);
+            backoff.reset();
+        }
+    }
+}
+
+fn log(redaction: &Redaction, update: &Update, number: u64) {
+    let Update { name, old_value, new_value, recorded_at } = update;
+    let old_value = redaction.bare(name, old_value.as_ref());
+    match new_value {
+        Some(new_value) => {
+            let new_value = redaction.bare(name, Some(new_value));
+            tracing::info!(
+                "Config updated at {recorded_at}: name={name}, old_value={old_value}, new_value={new_value} [msg #{number}]"
+            );
+        }
+        None => tracing::info!("Config deleted at {recorded_at}: name={name}, old_value={old_value} [msg #{number}]"),
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no message)")
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::name::ConfigName;
+
+    use super::*;
+
+    fn clock() -> Clock {
+        Clock::told_by(|| "2024-01-01T10:00:00Z".parse().unwrap())
+    }
+
+    fn update(name: &str) -> Update {
+        let name = ConfigName::stored(name);
+        Update { name, old_value: None, new_value: None, recorded_at: clock().now() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_crash_loses_the_update_that_caused_it_and_no_other() {
+        let (told, mut heard) = mpsc::channel(10);
+        let (worker, handle) = UpdateWorker::telling(
+            clock(),
+            Box::new(move |update, number| {
+                assert_ne!(update.name.as_str(), "boom", "this update crashes the worker");
+                told.try_send((update.name.to_string(), number)).unwrap();
+            }),
+        );
+        let stop = CancellationToken::new();
+        let mut running = tokio::task::JoinSet::new();
+        running.spawn(worker.run(stop.clone()));
+        for name in ["a", "boom", "b", "boom", "c"] {
+            handle.notify(update(name));
+        }
+        for expected in [("a", 1), ("b", 2), ("c", 3)] {
+            assert_eq!(heard.recv().await.unwrap(), (expected.0.to_owned(), expected.1));
+        }
+        stop.cancel();
+        running.join_next().await.unwrap().unwrap().unwrap();
+        let stats = handle.stats();
+        assert_eq!((stats.message_count, stats.restarts, stats.dropped), (3, 2, 0));
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_drops_and_counts_and_what_is_queued_is_told_before_stopping() {
+        let (worker, handle) = UpdateWorker::telling(clock(), Box::new(|_, _| ()));
+        for _ in 0..QUEUE_UPDATES + 7 {
+            handle.notify(update("a"));
+        }
+        assert_eq!(handle.stats().dropped, 7);
+        let stop = CancellationToken::new();
+        stop.cancel();
+        worker.run(stop).await.unwrap();
+        assert_eq!(handle.stats().message_count, QUEUE_UPDATES as u64);
+    }
+}
