@@ -11,6 +11,7 @@ use shared::{
     position::Applied,
     redaction::Redaction,
     settings::{LimitArgs, ListenArgs, LogArgs},
+    value::DEFAULT_MAX_VALUE_BYTES,
 };
 use sqlx::postgres::PgConnectOptions;
 
@@ -99,14 +100,24 @@ impl Config {
         let address = args.listen.address(DEFAULT_PORT)?;
         let url = args.database_url.as_deref().ok_or(NoDatabase)?;
         let config = Self {
-            database: database::connect_options(url, "command-service")?,
-            database_wait: DATABASE_WAIT,
             max_value_bytes: args.limits.max_value_bytes,
             redaction: args.log.redaction()?,
+            ..Self::new(database::connect_options(url, "command-service")?)
+        };
+        Ok((config, address))
+    }
+
+    /// The defaults, over this log.
+    #[must_use]
+    pub fn new(database: PgConnectOptions) -> Self {
+        Self {
+            database,
+            database_wait: DATABASE_WAIT,
+            max_value_bytes: DEFAULT_MAX_VALUE_BYTES,
+            redaction: Redaction::by_default(),
             visible_in: None,
             clock: Clock::system(),
             ids: Ids::time_ordered(),
-        };
-        Ok((config, address))
+        }
     }
 }

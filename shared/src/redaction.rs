@@ -42,6 +42,12 @@ impl Redaction {
         Ok(Self { names: Arc::new(names) })
     }
 
+    /// That of [`DEFAULT_REDACT_NAMES`].
+    #[must_use]
+    pub fn by_default() -> Self {
+        Self::new(DEFAULT_REDACT_NAMES.split(',')).expect("the default patterns are patterns")
+    }
+
     /// The value as the request's line shows it: its JSON, so strings are quoted.
     #[must_use]
     pub fn quoted<'a>(&self, name: &str, value: &'a ConfigJson) -> LoggedValue<'a> {

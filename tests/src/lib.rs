@@ -1,1 +1,16 @@
-//! stub
+//! The harness of the end-to-end tests: one private Postgres per run, a database per test, services on port 0, a client,
+//! waits on conditions with a time-out. No sleeps, no retries.
+
+pub mod client;
+pub mod cluster;
+pub mod database;
+pub mod log;
+pub mod process;
+pub mod services;
+pub mod wait;
+
+pub use client::{Answer, Client};
+pub use database::Database;
+pub use log::LogLines;
+pub use services::{CommandService, QueryService, Standalone};
+pub use wait::until;

@@ -42,9 +42,7 @@ impl WriteFailure {
             CommandError::Contention => "contention",
             CommandError::Store(StoreError::Append(AppendError::Overloaded)) => "overloaded",
             CommandError::Store(StoreError::Append(AppendError::Unknown)) => "outcome_unknown",
-            CommandError::Store(StoreError::Append(AppendError::Unavailable) | StoreError::Load(_)) => {
-                "event_store_unavailable"
-            }
+            CommandError::Store(error) if error.is_away() => "event_store_unavailable",
             _ => "internal_error",
         }
     }
@@ -59,12 +57,10 @@ impl From<WriteFailure> for Problem {
                 "Other writes of the same name came first again and again; nothing was written, try again.",
             ),
             CommandError::Store(StoreError::Append(AppendError::Overloaded)) => overloaded(),
-            CommandError::Store(StoreError::Append(AppendError::Unavailable) | StoreError::Load(_)) => {
-                Self::unavailable(
-                    "event-store-unavailable",
-                    "The event store is out of reach; nothing was written, try again.",
-                )
-            }
+            CommandError::Store(error) if error.is_away() => Self::unavailable(
+                "event-store-unavailable",
+                "The event store is out of reach; nothing was written, try again.",
+            ),
             CommandError::Store(StoreError::Append(AppendError::Unknown)) => Self::unavailable(
                 "outcome-unknown",
                 "The connection to the event store was lost: the change may have been written or not. Read the value, then write again if it is not there.",

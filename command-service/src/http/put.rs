@@ -21,7 +21,7 @@ use crate::domain::Change;
 
 /// What is sent: `{"value": <any JSON>, "reason": "why"}`.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 struct PutBody {
     /// Kept byte for byte.
     value: Box<RawValue>,

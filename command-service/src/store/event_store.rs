@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use cqrs_es::{AggregateContext, AggregateError, EventEnvelope, EventStore};
 use shared::{
+    database::{Meaning, meaning},
     event::{ConfigValueEvent, UnknownEvent},
     moment::Moment,
     name::ConfigName,
@@ -40,6 +41,18 @@ pub enum StoreError {
     /// A command was executed without a scope: a bug.
     #[error("a command was executed outside of a scope")]
     NoScope,
+}
+
+impl StoreError {
+    /// Whether the event store is out of reach, and nothing was written: another attempt may succeed.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Load(error) => meaning(error) == Meaning::ConnectionLost,
+            Self::Append(error) => matches!(error, AppendError::Unavailable),
+            _ => false,
+        }
+    }
 }
 
 /// A configuration as it was loaded, and where in the log that is.

@@ -25,6 +25,13 @@ pub async fn read_json<T: DeserializeOwned>(
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(Problem::bad_request("missing-body", format!("The body is missing; send {example}.")));
     }
+    // A derived struct would take an array of its fields as well.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(Problem::bad_request(
+            "invalid-body",
+            format!("The body is an array, not an object; send {example}."),
+        ));
+    }
     serde_json::from_slice(&bytes).map_err(|error| {
         let detail = format!("The body is not what is expected here: {error}. Send {example}.");
         let code = if error.is_data() { "invalid-body" } else { "malformed-json" };

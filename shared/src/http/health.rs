@@ -22,6 +22,11 @@ pub trait Check: Send + Sync {
 
     /// `Err` says what is wrong in words that may be shown: no addresses, no credentials, no text from the database.
     fn check(&self) -> BoxFuture<'_, Result<(), String>>;
+
+    /// As [`Check::check`], for readiness, where that asks for less: what is behind may still be fit to serve.
+    fn ready(&self) -> BoxFuture<'_, Result<(), String>> {
+        self.check()
+    }
 }
 
 /// All checks of a process. Cheap to clone.
@@ -52,9 +57,11 @@ impl Health {
         self
     }
 
-    async fn report(&self, relevant: impl Fn(&dyn Check) -> bool) -> (StatusCode, Json<Value>) {
-        let results = join_all(self.checks.iter().filter(|check| relevant(check.as_ref())).map(async |check| {
-            let result = tokio::time::timeout(CHECK_LIMIT, check.check()).await;
+    async fn report(&self, asked: Asked) -> (StatusCode, Json<Value>) {
+        let relevant = self.checks.iter().filter(|check| asked == Asked::Health || check.needed_to_serve());
+        let results = join_all(relevant.map(async |check| {
+            let check_or_ready = if asked == Asked::Health { check.check() } else { check.ready() };
+            let result = tokio::time::timeout(CHECK_LIMIT, check_or_ready).await;
             let result = result.unwrap_or_else(|_| Err(format!("no answer within {} s", CHECK_LIMIT.as_secs())));
             (check.name().to_owned(), result)
         }));
@@ -68,10 +75,17 @@ impl Health {
     }
 }
 
+/// What is asked: whether all is well, or only whether it can serve.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Health,
+    Ready,
+}
+
 /// The routes of health, for whoever serves.
 pub(super) fn routes(health: Health) -> Router {
-    let all = async |State(health): State<Health>| health.report(|_| true).await;
-    let ready = async |State(health): State<Health>| health.report(|check| check.needed_to_serve()).await;
+    let all = async |State(health): State<Health>| health.report(Asked::Health).await;
+    let ready = async |State(health): State<Health>| health.report(Asked::Ready).await;
     Router::new()
         .route("/health", get(all))
         .route("/v1/health", get(all))

@@ -1,0 +1,60 @@
+//! Both apps over one database, merged into one service.
+
+use shared::{
+    BoxError, database,
+    redaction::Redaction,
+    schema,
+    service::{ServeError, Service},
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// What the standalone is built from.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// URL of the database; migrated at start.
+    pub database_url: String,
+    /// Largest value, in bytes of its JSON text.
+    pub max_value_bytes: usize,
+    /// Whose values stay out of the log.
+    pub redaction: Redaction,
+}
+
+/// The standalone, ready to serve.
+#[derive(Debug)]
+pub struct App {
+    service: Service,
+}
+
+impl App {
+    /// Migrates the database and builds both services over it.
+    ///
+    /// # Errors
+    /// When the database is out of reach, or its schema cannot be brought to this release's version.
+    pub async fn build(config: Config) -> Result<Self, BoxError> {
+        schema::migrate_at(&database::connect_options(&config.database_url, "config-api migrate")?, false).await?;
+        let database = |application| database::connect_options(&config.database_url, application);
+        let query = query_service::App::build(query_service::Config {
+            redaction: config.redaction.clone(),
+            ..query_service::Config::new(database("config-api query")?)
+        })
+        .await?;
+        let command = command_service::App::build(command_service::Config {
+            max_value_bytes: config.max_value_bytes,
+            redaction: config.redaction.clone(),
+            // What a write has done, the next read shows: the old system's promise.
+            visible_in: Some(query.applied()),
+            ..command_service::Config::new(database("config-api command")?)
+        })
+        .await?;
+        Ok(Self { service: command.into_service().merge("query service", query.into_service()) })
+    }
+
+    /// Serves until `shutdown`.
+    ///
+    /// # Errors
+    /// When a task that must not die did.
+    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), ServeError> {
+        self.service.serve(listener, shutdown).await
+    }
+}

@@ -1,0 +1,117 @@
+//! Processes that are killed.
+
+use std::collections::HashMap;
+
+use end_to_end::{Database, QueryService, Standalone, process::Process, until};
+use reqwest::Method;
+use serde_json::json;
+
+/// Writers at once, each on a name of its own.
+const WRITERS: u64 = 16;
+
+#[tokio::test]
+async fn after_kill_9_every_acknowledged_write_is_there_once() {
+    let database = Database::new().await;
+    let process = Process::start("command-service", &["--database-url", &database.url]).await;
+    let client = process.client.clone();
+    // Each writer counts up until the service is gone, and returns the last number that was acknowledged.
+    let writers = (0..WRITERS).map(async |writer| {
+        let (path, mut acknowledged) = (format!("/v1/config/w{writer}"), 0_u64);
+        loop {
+            let body = json!({ "value": acknowledged + 1 }).to_string();
+            match client.try_send(Method::PUT, &path, &[("content-type", "application/json")], Some(body)).await {
+                Some(answer) if answer.status.is_success() => acknowledged += 1,
+                _ => return (format!("w{writer}"), acknowledged),
+            }
+        }
+    });
+    let mut connection = database.connect().await;
+    let killed = async {
+        until("there is load", async || {
+            let count: i64 =
+                sqlx::query_scalar("select count(*) from events").fetch_one(&mut connection).await.unwrap();
+            (count > 500).then_some(())
+        })
+        .await;
+        process.kill().await;
+    };
+    let (acknowledged, ()) = tokio::join!(futures_util::future::join_all(writers), killed);
+    let acknowledged: HashMap<_, _> = acknowledged.into_iter().collect();
+
+    let rows: Vec<(String, i64, String)> =
+        sqlx::query_as("select aggregate_id, sequence, payload::text from events order by position")
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+    let mut written: HashMap<String, u64> = HashMap::new();
+    for (name, sequence, payload) in rows {
+        let last = written.entry(name).or_default();
+        *last += 1;
+        assert_eq!(u64::try_from(sequence), Ok(*last));
+        assert_eq!(payload, format!("{{\"value\":{last}}}"), "each number once and in order");
+    }
+    for (name, acknowledged) in &acknowledged {
+        let written = written[name];
+        assert!(
+            (*acknowledged..=acknowledged + 1).contains(&written),
+            "{name}: {acknowledged} acknowledged, {written} written"
+        );
+    }
+    assert!(acknowledged.values().sum::<u64>() > 100);
+
+    // The next one goes on from there.
+    let next = Process::start("command-service", &["--database-url", &database.url]).await;
+    next.client.put("w0", "after").await;
+    let query = QueryService::start(&database).await;
+    assert_eq!(query.client.value("w0").await.short(), (200, "after"));
+    next.kill().await;
+}
+
+#[tokio::test]
+async fn after_a_restart_of_everything_all_values_are_there() {
+    let database = Database::new().await;
+    let first = Standalone::start(&database).await;
+    for n in 0..50 {
+        first.client.put(&format!("n{n}"), n).await;
+    }
+    first.client.delete("n7").await;
+    let before = first.client.get("/v1/config").await.body;
+    first.stop().await.unwrap();
+    let second = Standalone::start(&database).await;
+    assert_eq!(second.client.get("/v1/config").await.body, before);
+    second.client.put("n7", "again").await;
+    assert_eq!(second.client.value("n7").await.short(), (200, "again"));
+    let history = second.client.get("/v1/config/n7/history").await.json();
+    assert_eq!(history.as_array().unwrap().len(), 3);
+}
+
+/// The client hangs up; its command is carried out all the same.
+#[tokio::test]
+async fn a_client_that_goes_away_changes_nothing() {
+    let database = Database::new().await;
+    let standalone = Standalone::start(&database).await;
+    // Somebody holds the log's lock, so that the write is under way when its client leaves.
+    let mut holder = database.connect().await;
+    let mut holding = sqlx::Connection::begin(&mut holder).await.unwrap();
+    sqlx::query("select * from lock_event_log()").execute(&mut *holding).await.unwrap();
+    let mut watcher = database.connect().await;
+    {
+        let write = standalone.client.put("a", "1");
+        let waiting = until("the append waits for the lock", async || {
+            let waiting: i64 = sqlx::query_scalar(
+                "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
+            )
+            .fetch_one(&mut watcher)
+            .await
+            .unwrap();
+            (waiting > 0).then_some(())
+        });
+        tokio::select! {
+            answer = write => panic!("answered while the lock was held: {answer:?}"),
+            () = waiting => {}
+        }
+    }
+    holding.rollback().await.unwrap();
+    until("the value is there", async || (standalone.client.value("a").await.short() == (200, "1")).then_some(()))
+        .await;
+}

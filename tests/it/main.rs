@@ -1,0 +1,9 @@
+//! End-to-end tests: real Postgres, real HTTP, one binary.
+
+mod bad_input;
+mod conditional;
+mod contract;
+mod crash;
+mod log_order;
+mod replicas;
+mod values;
