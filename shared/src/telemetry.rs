@@ -26,8 +26,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// What is logged when `RUST_LOG` does not say.
-const DEFAULT_FILTER: &str = "info";
+/// What is logged when `RUST_LOG` does not say. Postgres's notices (such as "already exists, skipping") tell nobody anything.
+const DEFAULT_FILTER: &str = "info,sqlx::postgres::notice=warn";
 
 /// The log could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -45,8 +45,10 @@ pub enum TelemetryError {
 /// # Errors
 /// When `RUST_LOG` is malformed.
 pub fn init(format: LogFormat) -> Result<(), TelemetryError> {
-    let default = DEFAULT_FILTER.parse().expect("a level is a filter");
-    let filter = EnvFilter::builder().with_default_directive(default).try_from_env_or_default()?;
+    let filter = match std::env::var_os(EnvFilter::DEFAULT_ENV).is_some_and(|filter| !filter.is_empty()) {
+        true => EnvFilter::try_from_default_env().map_err(TelemetryError::Filter)?,
+        false => EnvFilter::new(DEFAULT_FILTER),
+    };
     let log = tracing_subscriber::fmt().with_env_filter(filter);
     match format {
         LogFormat::Text => log.event_format(TextLine).fmt_fields(TextFields).try_init(),
@@ -61,20 +63,6 @@ where
     W: for<'writer> tracing_subscriber::fmt::MakeWriter<'writer> + Send + Sync + 'static,
 {
     tracing_subscriber::fmt().event_format(TextLine).fmt_fields(TextFields).with_writer(writer).finish()
-}
-
-/// `EnvFilter`'s builder has no call that takes the default for a variable that is not set and refuses a malformed one.
-trait TryFromEnvOrDefault {
-    fn try_from_env_or_default(self) -> Result<EnvFilter, TelemetryError>;
-}
-
-impl TryFromEnvOrDefault for tracing_subscriber::filter::Builder {
-    fn try_from_env_or_default(self) -> Result<EnvFilter, TelemetryError> {
-        if std::env::var_os(EnvFilter::DEFAULT_ENV).is_none_or(|filter| filter.is_empty()) {
-            return Ok(self.parse_lossy(""));
-        }
-        self.try_from_env().map_err(TelemetryError::Filter)
-    }
 }
 
 /// One event on one line: time, level, message, its fields, the fields of its spans.

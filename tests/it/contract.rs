@@ -126,7 +126,7 @@ async fn the_log_has_the_runbooks_lines() {
         [
             "name=my_config, old_value=nil, new_value=my_value [msg #1]",
             "name=my_config, old_value=my_value, new_value=other [msg #2]",
-            "name=db_password, old_value=[redacted], new_value=[redacted] [msg #3]",
+            "name=db_password, old_value=nil, new_value=[redacted] [msg #3]",
             "name=my_config, old_value=other [msg #4]",
         ]
     );

@@ -1,35 +1,44 @@
-//! The log lines of one test. Its runtime has one thread, so the thread's own log is the test's.
+//! The log lines of one test. Its runtime has one thread, so what that thread logs is the test's.
 
 use std::{
+    cell::RefCell,
     io,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Once},
 };
 
-use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Collects what is logged on this thread for as long as it lives.
-pub struct LogLines {
-    written: Written,
-    _guard: DefaultGuard,
+type Written = Arc<Mutex<Vec<u8>>>;
+
+thread_local! {
+    static THIS_THREADS: RefCell<Option<Written>> = const { RefCell::new(None) };
 }
 
-#[derive(Clone, Default)]
-struct Written(Arc<Mutex<Vec<u8>>>);
+/// Collects what is logged on this thread for as long as it lives.
+#[derive(Debug)]
+pub struct LogLines(Written);
 
 impl LogLines {
     /// From now on. Start the services after it.
+    ///
+    /// One log for the process that writes to each thread's own lines: with a log per thread, spans that another test's
+    /// thread saw first can be taken for disabled.
     #[must_use]
     pub fn collect() -> Self {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            tracing::subscriber::set_global_default(shared::telemetry::text_log(ToThread))
+                .expect("the only log of the tests");
+        });
         let written = Written::default();
-        let guard = tracing::subscriber::set_default(shared::telemetry::text_log(written.clone()));
-        Self { written, _guard: guard }
+        THIS_THREADS.set(Some(Arc::clone(&written)));
+        Self(written)
     }
 
     /// The lines so far, without their times: `[info] message`.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
-        let bytes = self.written.0.lock().expect("no writer panicked").clone();
+        let bytes = self.0.lock().expect("no writer panicked").clone();
         let text = String::from_utf8(bytes).expect("logs are UTF-8");
         text.lines().filter_map(|line| line.split_once(' ')).map(|(_, line)| line.to_owned()).collect()
     }
@@ -37,7 +46,7 @@ impl LogLines {
     /// Whether a line begins so.
     #[must_use]
     pub fn has(&self, beginning: &str) -> bool {
-        self.lines().iter().any(|line| line.starts_with(beginning))
+        self.count(beginning) > 0
     }
 
     /// How many lines begin so.
@@ -47,9 +56,19 @@ impl LogLines {
     }
 }
 
-impl io::Write for Written {
+impl Drop for LogLines {
+    fn drop(&mut self) {
+        THIS_THREADS.set(None);
+    }
+}
+
+struct ToThread;
+
+impl io::Write for ToThread {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("no writer panicked").write(bytes)
+        THIS_THREADS.with_borrow(|written| {
+            written.as_ref().map_or(Ok(bytes.len()), |written| written.lock().expect("no writer panicked").write(bytes))
+        })
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -57,10 +76,10 @@ impl io::Write for Written {
     }
 }
 
-impl<'a> MakeWriter<'a> for Written {
+impl<'a> MakeWriter<'a> for ToThread {
     type Writer = Self;
 
     fn make_writer(&'a self) -> Self {
-        self.clone()
+        Self
     }
 }

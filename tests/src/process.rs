@@ -5,6 +5,7 @@ use std::{path::PathBuf, process::Stdio};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
+    task::JoinSet,
 };
 
 use crate::{Client, wait::PATIENCE};
@@ -32,7 +33,8 @@ pub struct Process {
     /// To it.
     pub client: Client,
     child: Child,
-    output: BufReader<tokio::process::ChildStdout>,
+    /// Reads its log on, so that it never waits for a reader.
+    _draining: JoinSet<()>,
 }
 
 impl Process {
@@ -57,7 +59,11 @@ impl Process {
             }
         };
         let address = tokio::time::timeout(PATIENCE, listening).await.expect("it listens in time");
-        Self { client: Client::new(&address), child, output }
+        let mut draining = JoinSet::new();
+        draining.spawn(async move {
+            let _ended = tokio::io::copy(&mut output, &mut tokio::io::sink()).await;
+        });
+        Self { client: Client::new(&address), child, _draining: draining }
     }
 
     /// `kill -9`.
@@ -67,6 +73,5 @@ impl Process {
     pub async fn kill(mut self) {
         self.child.start_kill().expect("it runs");
         self.child.wait().await.expect("it ends");
-        drop(self.output);
     }
 }

@@ -1,0 +1,102 @@
+//! The service put together: its tail, its routes, its health.
+
+use std::{sync::Arc, time::Duration};
+
+use shared::{
+    database,
+    http::health::{Check, DatabaseCheck, EventStoreCheck, Health},
+    position::Applied,
+    service::{ServeError, Service},
+    tasks::CriticalTasks,
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    http::{self, Reads},
+    projection::Published,
+    tail::{Options, ProjectionCheck, Status, Tail},
+};
+
+/// Connections for history, past moments and old position tokens. Reads of the present need none.
+const LOG_CONNECTIONS: u32 = 4;
+
+/// Connections for health, which must not queue behind history.
+const HEALTH_CONNECTIONS: u32 = 1;
+
+/// Bounds of [`Config::poll_interval`].
+const POLL_INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(1);
+
+/// Settings that cannot work together.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// Shorter is a load, longer hides a dead link.
+    #[error("the poll interval is {} ms; it must be 10 to 1000 ms", .0.as_millis())]
+    PollInterval(Duration),
+}
+
+/// Built, following the log already, not yet serving.
+#[derive(Debug)]
+pub struct App {
+    projection: Arc<Published>,
+    service: Service,
+}
+
+impl App {
+    /// Builds the service and starts to follow the log. The database need not be there yet.
+    ///
+    /// # Errors
+    /// When a setting is out of its bounds.
+    #[expect(clippy::unused_async, reason = "must be called on a runtime, where its tail starts")]
+    pub async fn build(config: Config) -> Result<Self, BuildError> {
+        if !POLL_INTERVALS.contains(&config.poll_interval) {
+            return Err(BuildError::PollInterval(config.poll_interval));
+        }
+        let (projection, status) = (Arc::new(Published::nothing_yet()), Arc::new(Status::new()));
+        let health = health(&config, &projection, &status);
+        let options = Options {
+            database: config.database.clone(),
+            poll_interval: config.poll_interval,
+            listen_for_hints: config.listen_for_hints,
+            clock: config.clock,
+        };
+        let tail = Tail::new(options, Arc::clone(&projection), Arc::clone(&status));
+        let mut tasks = CriticalTasks::default();
+        tasks.spawn("tail", |stop| tail.run(stop));
+        let log = database::pool(config.database, LOG_CONNECTIONS);
+        let reads = Reads::new(Arc::clone(&projection), status, log, config.min_position_wait, config.redaction);
+        let service = Service { routes: http::routes(reads), health, tasks, tracked: vec![] };
+        Ok(Self { projection, service })
+    }
+
+    /// How far the projection is: the standalone answers a write when its own projection has it.
+    #[must_use]
+    pub fn applied(&self) -> Applied {
+        self.projection.applied()
+    }
+
+    /// For whoever serves it together with others.
+    #[must_use]
+    pub fn into_service(self) -> Service {
+        self.service
+    }
+
+    /// Serves until `shutdown`.
+    ///
+    /// # Errors
+    /// When a task that must not die did.
+    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), ServeError> {
+        self.service.serve(listener, shutdown).await
+    }
+}
+
+fn health(config: &Config, projection: &Arc<Published>, status: &Arc<Status>) -> Health {
+    let pool = database::pool(config.database.clone(), HEALTH_CONNECTIONS);
+    let checks: Vec<Arc<dyn Check>> = vec![
+        Arc::new(DatabaseCheck { pool: pool.clone(), needed_to_serve: false }),
+        Arc::new(EventStoreCheck { pool, needed_to_serve: false }),
+        Arc::new(ProjectionCheck { projection: Arc::clone(projection), status: Arc::clone(status) }),
+    ];
+    Health::new(checks, config.clock)
+}

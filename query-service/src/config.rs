@@ -1,0 +1,133 @@
+//! What the service is told: flags and environment, and what becomes of them.
+
+use std::time::Duration;
+
+use clap::Parser;
+use shared::{
+    clock::Clock,
+    database::{self, InvalidUrl},
+    redaction::{InvalidPattern, Redaction},
+    settings::{ListenArgs, LogArgs},
+};
+use sqlx::postgres::PgConnectOptions;
+
+/// Port when none is given.
+pub const DEFAULT_PORT: u16 = 4002;
+
+/// How often the log is read when nothing hints at news, in milliseconds.
+pub const DEFAULT_POLL_INTERVAL_MS: u64 = 500;
+
+/// Longest that a read waits for the position that it asks for.
+pub const DEFAULT_MIN_POSITION_WAIT: Duration = Duration::from_secs(2);
+
+/// `application_name` of the service's sessions, as `pg_stat_activity` shows it.
+const APPLICATION: &str = "query-service";
+
+/// Serves the configurations that the event log holds, and their history.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "query-service", version)]
+pub struct Args {
+    /// Where to serve.
+    #[command(flatten)]
+    pub listen: ListenArgs,
+
+    /// What to tell.
+    #[command(flatten)]
+    pub log: LogArgs,
+
+    /// The event log; example: postgres://user:password@host:5432/config_api
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    pub database_url: String,
+
+    /// How often the log is read when nothing hints at news, in milliseconds (10 to 1000)
+    #[arg(long, env = "POLL_INTERVAL_MS", default_value_t = DEFAULT_POLL_INTERVAL_MS, value_name = "MILLISECONDS",
+          value_parser = clap::value_parser!(u64).range(10..=1000))]
+    pub poll_interval_ms: u64,
+
+    /// Only poll, where notifications are not delivered: behind a transaction pooler
+    #[arg(long, env = "NO_LISTEN")]
+    pub no_listen: bool,
+}
+
+/// A setting that cannot be understood.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// `DATABASE_URL`.
+    #[error(transparent)]
+    Database(#[from] InvalidUrl),
+    /// `REDACT_NAMES`.
+    #[error(transparent)]
+    Redaction(#[from] InvalidPattern),
+}
+
+impl Args {
+    /// The settings of the service itself.
+    ///
+    /// # Errors
+    /// The first that cannot be understood.
+    pub fn config(&self) -> Result<Config, ConfigError> {
+        let mut config = Config::new(database::connect_options(&self.database_url, APPLICATION)?);
+        config.poll_interval = Duration::from_millis(self.poll_interval_ms);
+        config.listen_for_hints = !self.no_listen;
+        config.redaction = self.log.redaction()?;
+        Ok(config)
+    }
+}
+
+/// What the service needs to be built.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The event log.
+    pub database: PgConnectOptions,
+    /// How often the log is read when nothing hints at news: 10 ms to 1 s, so that a dead link is noticed within 5 s.
+    pub poll_interval: Duration,
+    /// Whether to `LISTEN`. A standby refuses it, which is noticed; behind a transaction pooler it is silently useless.
+    pub listen_for_hints: bool,
+    /// Longest that a read waits for the position that it asks for.
+    pub min_position_wait: Duration,
+    /// Whose values stay out of the log.
+    pub redaction: Redaction,
+    /// The time.
+    pub clock: Clock,
+}
+
+impl Config {
+    /// The defaults, over this log.
+    #[must_use]
+    pub fn new(database: PgConnectOptions) -> Self {
+        let redact = shared::redaction::DEFAULT_REDACT_NAMES.split(',');
+        Self {
+            database,
+            poll_interval: Duration::from_millis(DEFAULT_POLL_INTERVAL_MS),
+            listen_for_hints: true,
+            min_position_wait: DEFAULT_MIN_POSITION_WAIT,
+            redaction: Redaction::new(redact).expect("the default patterns are valid"),
+            clock: Clock::system(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(more: &[&str]) -> Result<Args, clap::Error> {
+        let args = ["query-service", "--database-url", "postgres://localhost/x"];
+        Args::try_parse_from(args.iter().chain(more))
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_a_config_without_flags() {
+        let (args, plain) = (parse(&[]).unwrap().config().unwrap(), Config::new(PgConnectOptions::new()));
+        assert_eq!(args.poll_interval, plain.poll_interval);
+        assert_eq!(args.listen_for_hints, plain.listen_for_hints);
+        assert_eq!(args.min_position_wait, Duration::from_secs(2));
+    }
+
+    #[test]
+    fn a_poll_interval_that_would_hide_a_dead_link_is_refused() {
+        assert!(parse(&["--poll-interval-ms", "5000"]).is_err());
+        assert!(parse(&["--poll-interval-ms", "0"]).is_err());
+        assert_eq!(parse(&["--poll-interval-ms", "50"]).unwrap().config().unwrap().poll_interval.as_millis(), 50);
+    }
+}

@@ -1,0 +1,124 @@
+//! What can go wrong with a read, and the only place that gives it a status.
+
+use axum::http::StatusCode;
+use shared::{
+    event::UnknownEvent,
+    http::problem::Problem,
+    moment::InvalidMoment,
+    position::{InvalidToken, PositionToken},
+    telemetry::Chain,
+};
+
+/// Why a read has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReadError {
+    #[error("not found")]
+    NotFound,
+    #[error("unknown query parameter {name}")]
+    UnknownParameter { name: String, known: &'static [&'static str] },
+    #[error("query parameter {0} is given twice")]
+    RepeatedParameter(String),
+    #[error("the query is malformed")]
+    MalformedQuery,
+    #[error("query parameter {name} is out of range")]
+    InvalidParameter { name: &'static str, expected: &'static str },
+    #[error(transparent)]
+    InvalidTimestamp(#[from] InvalidMoment),
+    #[error("{origin} {source}")]
+    InvalidToken { origin: &'static str, source: InvalidToken },
+    #[error("the header and the query parameter ask for different positions")]
+    TwoPositions,
+    #[error("the projection has not read the log to its end yet")]
+    NotReady,
+    #[error("the projection is behind position {wanted}")]
+    Behind { wanted: PositionToken, here: PositionToken },
+    #[error("another event stands at position {wanted}")]
+    Diverged { wanted: PositionToken, here: PositionToken },
+    #[error("the event log is out of reach")]
+    LogOutOfReach(#[source] Option<sqlx::Error>),
+    #[error("an event in the log cannot be read")]
+    Unreadable(#[from] UnknownEvent),
+    #[error("too many lists are being sent")]
+    TooManyLists,
+    #[error("a rebuild is under way")]
+    RebuildRunning,
+}
+
+impl From<sqlx::Error> for ReadError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::LogOutOfReach(Some(error))
+    }
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::NotFound => {
+                let detail = "There is no such configuration: it was never set, or it is deleted.";
+                Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail).plain("Not Found")
+            }
+            ReadError::UnknownParameter { name, known } => {
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                let detail = format!("There is no query parameter `{name}` here; known: {known}.");
+                Self::bad_request("unknown-parameter", detail)
+            }
+            ReadError::RepeatedParameter(name) => Self::bad_request(
+                "repeated-parameter",
+                format!("The query parameter `{name}` is given twice; give it once."),
+            ),
+            ReadError::MalformedQuery => Self::bad_request(
+                "malformed-query",
+                "The query is malformed; write it as name=value&name=value, percent-encoded UTF-8.",
+            ),
+            ReadError::InvalidParameter { name, expected } => {
+                Self::bad_request("invalid-parameter", format!("The query parameter `{name}` must be {expected}."))
+            }
+            // The old system's sentence, alone: its clients match on it.
+            ReadError::InvalidTimestamp(invalid) => Self::bad_request("invalid-timestamp", invalid.to_string()),
+            ReadError::InvalidToken { origin, source } => {
+                Self::bad_request("invalid-position", format!("{origin} {source}."))
+            }
+            ReadError::TwoPositions => {
+                let detail = "The header Config-Min-Position and the query parameter `min_position` ask for different \
+                              positions; send one of them.";
+                Self::bad_request("two-positions", detail)
+            }
+            ReadError::NotReady => {
+                let detail = "This replica is still reading the event log and has nothing to answer from; try again.";
+                Self::unavailable("replaying", detail)
+            }
+            ReadError::Behind { wanted, here } => {
+                let detail = format!("This replica has not applied position {wanted} yet; it is at {here}. Try again.");
+                Self::unavailable("replica-behind", detail).with("position", here.position)
+            }
+            ReadError::Diverged { wanted, here } => {
+                let detail = format!(
+                    "The event log was rewritten by a failover or a restore: another event stands at position {wanted} now, \
+                     and what was read there may be lost. Read again without the position."
+                );
+                Self::new(StatusCode::CONFLICT, "position-diverged", "Position diverged", detail)
+                    .with("position", here.position)
+            }
+            ReadError::LogOutOfReach(source) => {
+                match &source {
+                    Some(error) => tracing::warn!("The event log could not be read: {}", Chain(error)),
+                    None => tracing::warn!("The event log did not answer in time"),
+                }
+                let detail = "The event log is out of reach, and this answer needs it; try again.";
+                Self::unavailable("log-out-of-reach", detail)
+            }
+            ReadError::Unreadable(unknown) => {
+                tracing::error!("An event in the log cannot be read by this release: {}", Chain(&unknown));
+                Self::internal()
+            }
+            ReadError::TooManyLists => {
+                let detail = "Too many long lists are being sent at the moment; try again, or ask for a `prefix`.";
+                Self::unavailable("too-many-lists", detail)
+            }
+            ReadError::RebuildRunning => {
+                let detail = "A rebuild is under way already; GET /v1/projection shows how far it is.";
+                Self::new(StatusCode::CONFLICT, "rebuild-running", "Rebuild running", detail)
+            }
+        }
+    }
+}

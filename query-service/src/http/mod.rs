@@ -1,0 +1,29 @@
+//! HTTP: from a request to an answer out of the newest snapshot.
+//!
+//! ```text
+//! router ─► endpoint ─► reads (which snapshot may answer) ─► value (how it is told)
+//!              └─► error ─► problem
+//! ```
+
+mod router;
+
+mod reads;
+
+mod get;
+mod list;
+
+mod history;
+
+mod at;
+
+mod projection;
+
+mod rebuild;
+
+mod value;
+
+mod error;
+mod parameters;
+
+pub(crate) use reads::Reads;
+pub(crate) use router::routes;

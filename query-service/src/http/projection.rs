@@ -1,0 +1,65 @@
+//! `GET /v1/projection`: how far the projection is, and how it is doing.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::State,
+    http::{Uri, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use shared::{
+    http::{CONFIG_POSITION, problem::Problem},
+    moment::Moment,
+    position::Position,
+};
+
+use super::{Reads, parameters::Parameters, value::DO_NOT_KEEP};
+use crate::tail::ReplayFigures;
+
+/// What is told.
+#[derive(Debug, Serialize)]
+struct Projection {
+    position: Position,
+    /// When the event at `position` was recorded.
+    recorded_at: Option<Moment>,
+    /// The last known end of the log.
+    head: Position,
+    lag_events: u64,
+    configurations: usize,
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    halted: Option<String>,
+    /// How far a replay is, while one runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replaying: Option<Position>,
+    last_contact_ms: u64,
+    /// The last replay that was completed.
+    replay: Option<ReplayFigures>,
+    rebuilds: u64,
+    divergences: u64,
+}
+
+pub(super) async fn handle(State(reads): State<Arc<Reads>>, uri: Uri) -> Result<Response, Problem> {
+    Parameters::of(&uri, &[])?;
+    let report = reads.status.report();
+    let snapshot = reads.current().unwrap_or_default();
+    let position = snapshot.position();
+    let projection = Projection {
+        position,
+        recorded_at: snapshot.recorded_at(),
+        head: report.head,
+        lag_events: report.head.0.saturating_sub(position.0),
+        configurations: snapshot.len(),
+        status: report.word(),
+        halted: report.halted,
+        replaying: report.replaying,
+        last_contact_ms: reads.status.last_contact_ms(),
+        replay: report.last_replay,
+        rebuilds: report.rebuilds,
+        divergences: report.divergences,
+    };
+    let position = (CONFIG_POSITION, snapshot.token().to_string());
+    Ok(([(header::CACHE_CONTROL, DO_NOT_KEEP)], [position], Json(projection)).into_response())
+}

@@ -1,0 +1,25 @@
+//! `POST /v1/projection/rebuild`: fold the log from zero, and swap the result in when it has caught up.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, StatusCode, Uri},
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+use shared::http::{negotiation, problem::Problem};
+
+use super::{Reads, error::ReadError, parameters::Parameters};
+
+pub(super) async fn handle(State(reads): State<Arc<Reads>>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
+    Parameters::of(&uri, &[])?;
+    reads.status.ask_for_rebuild().map_err(|_| ReadError::RebuildRunning)?;
+    tracing::info!("A rebuild of ConfigStateProjection was asked for");
+    Ok(if negotiation::prefers_json(&headers) {
+        (StatusCode::ACCEPTED, Json(json!({ "status": "accepted", "progress": "/v1/projection" }))).into_response()
+    } else {
+        (StatusCode::ACCEPTED, "OK").into_response()
+    })
+}

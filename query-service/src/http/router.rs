@@ -1,0 +1,29 @@
+//! Every route of the service. Health, fallbacks and the outer layers are added by whoever serves.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    routing::{get, post},
+};
+use shared::http::path::empty_name;
+
+use super::{Reads, at, get as get_one, history, list, projection, rebuild};
+
+/// The routes, and the old system's unversioned ones.
+pub(crate) fn routes(reads: Reads) -> Router {
+    Router::new()
+        .route("/v1/config", get(list::handle))
+        .route("/v1/config/", get(empty_name))
+        .route("/v1/config/{name}", get(get_one::handle))
+        .route("/v1/config/{name}/history", get(history::handle))
+        .route("/v1/config/{name}/at/{timestamp}", get(at::handle))
+        .route("/v1/projection", get(projection::handle))
+        .route("/v1/projection/rebuild", post(rebuild::handle))
+        .route("/config", get(list::handle))
+        .route("/config/", get(empty_name))
+        .route("/config/{name}", get(get_one::handle))
+        .route("/config/{name}/history", get(history::handle))
+        .route("/config/{name}/at/{timestamp}", get(at::handle))
+        .with_state(Arc::new(reads))
+}

@@ -1,0 +1,150 @@
+//! How one value is told: raw, as the old system did, or in JSON with what is known about it.
+
+use axum::{
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use shared::{
+    http::{
+        conditional::{self, Comparison, Tags},
+        negotiation,
+        problem::Problem,
+    },
+    moment::Moment,
+    position::Position,
+    value::ConfigJson,
+};
+
+/// A client may keep it, but asks whether it still holds.
+pub(super) const REVALIDATE: HeaderValue = HeaderValue::from_static("no-cache");
+/// It may not be what is answered next time, whatever the entity tag.
+pub(super) const DO_NOT_KEEP: HeaderValue = HeaderValue::from_static("no-store");
+
+/// A value and where it comes from; its JSON form.
+#[derive(Debug, Serialize)]
+pub(super) struct Told<'a> {
+    pub(super) name: &'a str,
+    pub(super) value: &'a ConfigJson,
+    pub(super) version: u64,
+    pub(super) position: Position,
+    pub(super) recorded_at: Moment,
+    pub(super) actor: &'a str,
+    pub(super) reason: Option<&'a str>,
+}
+
+/// Which versions the client has.
+///
+/// # Errors
+/// 400 when the header is malformed.
+pub(super) fn known_versions(headers: &HeaderMap) -> Result<Option<Tags>, Problem> {
+    conditional::tags(headers, &header::IF_NONE_MATCH, Comparison::Weak)
+}
+
+/// The answer to a client that sent these headers.
+pub(super) fn tell(told: &Told<'_>, headers: &HeaderMap, known: Option<&Tags>, cache: HeaderValue) -> Response {
+    let mut response = match known {
+        Some(Tags::Any) => StatusCode::NOT_MODIFIED.into_response(),
+        Some(Tags::Versions(versions)) if versions.contains(&told.version) => StatusCode::NOT_MODIFIED.into_response(),
+        _ if negotiation::prefers_json(headers) => {
+            let body = serde_json::to_vec(told).expect("texts and numbers are JSON");
+            ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+        }
+        _ => raw(told.value),
+    };
+    let more = response.headers_mut();
+    if let Ok(tag) = HeaderValue::from_str(&conditional::entity_tag(told.version)) {
+        more.insert(header::ETAG, tag);
+    }
+    more.insert(header::VARY, HeaderValue::from_static("Accept"));
+    more.insert(header::CACHE_CONTROL, cache);
+    response
+}
+
+/// The characters of a string; other JSON byte for byte.
+fn raw(value: &ConfigJson) -> Response {
+    match value.as_text() {
+        Some(text) => ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text.into_owned()).into_response(),
+        None => ([(header::CONTENT_TYPE, "application/json")], value.json().to_owned()).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use http_body_util::BodyExt;
+    use serde_json::value::RawValue;
+
+    use super::*;
+
+    pub(crate) fn value(json: &str) -> ConfigJson {
+        ConfigJson::accept(RawValue::from_string(json.to_owned()).unwrap(), 1000).unwrap()
+    }
+
+    async fn text(body: Body) -> String {
+        String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    }
+
+    async fn told(json: &str, request: &[(&'static str, &str)]) -> (StatusCode, HeaderMap, String) {
+        let headers: HeaderMap =
+            request.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+        let (value, recorded_at) = (value(json), "2024-01-15T10:30:00Z".parse().unwrap());
+        let told = Told {
+            name: "a\"b",
+            value: &value,
+            version: 3,
+            position: Position(9),
+            recorded_at,
+            actor: "ann",
+            reason: None,
+        };
+        let known = known_versions(&headers).unwrap();
+        let (head, body) = tell(&told, &headers, known.as_ref(), REVALIDATE).into_parts();
+        (head.status, head.headers, text(body).await)
+    }
+
+    #[tokio::test]
+    async fn a_string_is_told_as_its_characters_and_other_json_as_it_was_written() {
+        for (json, content_type, body) in [
+            (r#""a\nbé""#, "text/plain; charset=utf-8", "a\nbé"),
+            (r#""""#, "text/plain; charset=utf-8", ""),
+            ("12345678901234567890123", "application/json", "12345678901234567890123"),
+            (r#"{"b": 1.10,"a":[ ]}"#, "application/json", r#"{"b": 1.10,"a":[ ]}"#),
+            ("null", "application/json", "null"),
+        ] {
+            let (status, headers, answer) = told(json, &[]).await;
+            assert_eq!((status, answer.as_str()), (StatusCode::OK, body));
+            assert_eq!(headers["content-type"], content_type);
+            assert_eq!(
+                (&headers["etag"], &headers["vary"], &headers["cache-control"]),
+                (
+                    &HeaderValue::from_static("\"3\""),
+                    &HeaderValue::from_static("Accept"),
+                    &HeaderValue::from_static("no-cache")
+                )
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn the_json_form_keeps_the_value_byte_for_byte() {
+        let (_, headers, body) = told("12345678901234567890123", &[("accept", "application/json")]).await;
+        assert_eq!(headers["content-type"], "application/json");
+        assert_eq!(
+            body,
+            r#"{"name":"a\"b","value":12345678901234567890123,"version":3,"position":9,"recorded_at":"2024-01-15T10:30:00.000000Z","actor":"ann","reason":null}"#
+        );
+    }
+
+    #[tokio::test]
+    async fn a_version_that_the_client_has_is_not_sent_again() {
+        for known in ["\"3\"", "W/\"3\"", "\"2\", \"3\"", "*"] {
+            let (status, headers, body) = told("1", &[("if-none-match", known)]).await;
+            assert_eq!(
+                (status, body.as_str(), &headers["etag"]),
+                (StatusCode::NOT_MODIFIED, "", &HeaderValue::from_static("\"3\""))
+            );
+        }
+        assert_eq!(told("1", &[("if-none-match", "\"2\"")]).await.0, StatusCode::OK);
+    }
+}

@@ -1,0 +1,259 @@
+//! The fold: one event after the other, in the order of their positions, none left out.
+
+use std::{collections::HashSet, sync::Arc};
+
+use shared::{
+    event::{AGGREGATE_TYPE, ConfigValueEvent, UnknownEvent},
+    name::ConfigName,
+    position::{Fingerprint, Position},
+};
+use uuid::Uuid;
+
+use super::{
+    event::{Authorship, Recorded},
+    snapshot::{Entry, RECENT_EVENTS, Snapshot},
+};
+
+/// Most actors whose names are kept once for all their changes; further ones are kept per change.
+const MAX_INTERNED_ACTORS: usize = 16_384;
+
+/// Why the log cannot be applied any further. Nothing behind it is.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Fault {
+    /// Appends make positions visible in order and without a hole: something wrote around the order rule, or removed events.
+    #[error("the event log has a hole: position {expected} is missing, {found} is there")]
+    Hole { expected: Position, found: Position },
+    /// Written by a newer release.
+    #[error("the event at position {position} cannot be read by this release")]
+    Unknown { position: Position, source: UnknownEvent },
+}
+
+impl Fault {
+    /// In words that may be shown to anybody.
+    pub(crate) fn reason(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// The state so far, ready for the next event.
+#[derive(Debug, Default)]
+pub(crate) struct Fold {
+    state: Snapshot,
+    /// Which command wrote the event at the position; `None` before the first.
+    command_id: Option<Uuid>,
+    actors: HashSet<Arc<str>>,
+}
+
+impl Fold {
+    pub(crate) fn position(&self) -> Position {
+        self.state.position
+    }
+
+    pub(crate) fn configurations(&self) -> usize {
+        self.state.len()
+    }
+
+    /// The event that the log must still have where this fold stands; `None` before the first.
+    pub(crate) fn anchor(&self) -> Option<(Position, Uuid)> {
+        self.command_id.map(|command_id| (self.position(), command_id))
+    }
+
+    /// Whether the log still says what was folded. `found` is its first event from the fold's position on.
+    pub(crate) fn continues(&self, found: Option<(Position, Uuid)>) -> bool {
+        self.anchor().is_none_or(|anchor| found == Some(anchor))
+    }
+
+    /// The state so far, for readers. Cheap: it shares everything.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        self.state.clone()
+    }
+
+    /// The state alone, when nothing more is folded.
+    pub(crate) fn into_snapshot(self) -> Snapshot {
+        self.state
+    }
+
+    /// Applies the next event. Those of other aggregates count, and change nothing.
+    ///
+    /// # Errors
+    /// When it is not the next, or not to be read; then nothing has changed.
+    pub(crate) fn apply(&mut self, event: &Recorded<'_>) -> Result<(), Fault> {
+        let expected = self.position().next();
+        if event.position != expected {
+            return Err(Fault::Hole { expected, found: event.position });
+        }
+        if event.aggregate_type == AGGREGATE_TYPE {
+            let change = ConfigValueEvent::from_stored(event.event_type, event.event_version, event.payload)
+                .map_err(|source| Fault::Unknown { position: event.position, source })?;
+            self.change(event, change);
+        }
+        self.state.position = event.position;
+        self.state.recorded_at = Some(event.recorded_at);
+        self.state.recent.push_back(Fingerprint::of(event.command_id));
+        if self.state.recent.len() > RECENT_EVENTS {
+            self.state.recent.pop_front();
+        }
+        self.command_id = Some(event.command_id);
+        Ok(())
+    }
+
+    fn change(&mut self, event: &Recorded<'_>, change: ConfigValueEvent) {
+        let ConfigValueEvent::ConfigValueSet { value } = change else {
+            self.state.entries.remove(event.aggregate_id);
+            return;
+        };
+        let Authorship { actor, reason } = Authorship::of(event.metadata);
+        let entry = Arc::new(Entry {
+            value,
+            version: event.sequence,
+            position: event.position,
+            recorded_at: event.recorded_at,
+            actor: self.interned(&actor),
+            reason: reason.map(Into::into),
+        });
+        if let Some(current) = self.state.entries.get_mut(event.aggregate_id) {
+            *current = entry;
+        } else {
+            self.state.entries.insert(ConfigName::stored(event.aggregate_id), entry);
+        }
+    }
+
+    fn interned(&mut self, actor: &str) -> Arc<str> {
+        if let Some(known) = self.actors.get(actor) {
+            return Arc::clone(known);
+        }
+        let actor: Arc<str> = actor.into();
+        if self.actors.len() < MAX_INTERNED_ACTORS {
+            self.actors.insert(Arc::clone(&actor));
+        }
+        actor
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use shared::position::PositionToken;
+
+    use super::{super::snapshot::Standing, *};
+
+    fn event<'a>(position: u64, name: &'a str, sequence: u64, payload: &'a str) -> Recorded<'a> {
+        Recorded {
+            position: Position(position),
+            aggregate_type: AGGREGATE_TYPE,
+            aggregate_id: name,
+            sequence,
+            event_type: if payload == "{}" { "ConfigValueDeleted" } else { "ConfigValueSet" },
+            event_version: "1.0",
+            payload,
+            metadata: "{}",
+            recorded_at: "2024-01-15T10:30:00Z".parse().unwrap(),
+            command_id: Uuid::from_u128(u128::from(position)),
+        }
+    }
+
+    #[test]
+    fn a_hole_stops_it_where_it_is() {
+        let mut fold = Fold::default();
+        fold.apply(&event(1, "a", 1, r#"{"value":1}"#)).unwrap();
+        for position in [1, 3, 99] {
+            let fault = fold.apply(&event(position, "a", 2, r#"{"value":2}"#)).unwrap_err();
+            assert!(matches!(fault, Fault::Hole { expected: Position(2), .. }), "{fault}");
+        }
+        assert_eq!((fold.position(), fold.snapshot().get("a").unwrap().value.json()), (Position(1), "1"));
+        fold.apply(&event(2, "a", 2, r#"{"value":2}"#)).unwrap();
+    }
+
+    #[test]
+    fn an_event_of_a_newer_release_stops_it_where_it_is() {
+        let mut fold = Fold::default();
+        let renamed = Recorded { event_type: "ConfigValueRenamed", ..event(1, "a", 1, "{}") };
+        assert!(matches!(fold.apply(&renamed), Err(Fault::Unknown { position: Position(1), .. })));
+        assert_eq!(fold.position(), Position::ZERO);
+    }
+
+    #[test]
+    fn events_of_other_aggregates_count_and_change_nothing() {
+        let mut fold = Fold::default();
+        let other = Recorded {
+            aggregate_type: "Account",
+            event_type: "Opened",
+            payload: "{\"a\":1}",
+            ..event(1, "a", 1, "{}")
+        };
+        fold.apply(&other).unwrap();
+        assert_eq!((fold.position(), fold.configurations()), (Position(1), 0));
+    }
+
+    #[test]
+    fn notices_that_the_log_no_longer_says_what_was_folded() {
+        let mut fold = Fold::default();
+        assert!(fold.continues(None), "nothing was folded");
+        fold.apply(&event(1, "a", 1, r#"{"value":1}"#)).unwrap();
+        assert!(fold.continues(Some((Position(1), Uuid::from_u128(1)))));
+        assert!(!fold.continues(Some((Position(1), Uuid::from_u128(9)))), "rewritten");
+        assert!(!fold.continues(Some((Position(2), Uuid::from_u128(1)))), "removed");
+        assert!(!fold.continues(None), "shortened");
+    }
+
+    #[test]
+    fn keeps_the_numbers_of_a_value_as_they_were_written() {
+        let mut fold = Fold::default();
+        fold.apply(&event(1, "a", 1, r#"{"value": {"n": 12345678901234567890123, "x": 1.10} }"#)).unwrap();
+        let snapshot = fold.snapshot();
+        assert_eq!(snapshot.get("a").unwrap().value.json(), r#"{"n": 12345678901234567890123, "x": 1.10}"#);
+    }
+
+    #[test]
+    fn knows_only_the_newest_events_by_heart() {
+        let mut fold = Fold::default();
+        let events = u64::try_from(RECENT_EVENTS).unwrap() + 10;
+        for position in 1..=events {
+            fold.apply(&event(position, "a", position, "{}")).unwrap();
+        }
+        let standing = |position: u64| {
+            fold.snapshot().standing(PositionToken::new(Position(position), Uuid::from_u128(u128::from(position))))
+        };
+        assert_eq!(
+            (standing(10), standing(11), standing(events)),
+            (Standing::Older, Standing::Applied, Standing::Applied)
+        );
+    }
+
+    proptest! {
+        /// Whatever the history, and however it is cut into batches, each snapshot is what a plain map says at its position,
+        /// also after the fold has gone on.
+        #[test]
+        fn agrees_with_a_plain_map_at_every_batch(
+            history in prop::collection::vec((0..6_usize, prop::option::of(0..4_u32), any::<bool>()), 0..120),
+        ) {
+            const NAMES: [&str; 6] = ["a", "a/b", "a0", "b", "é", "🦀"];
+            let (mut fold, mut plain, mut versions) = (Fold::default(), BTreeMap::new(), BTreeMap::<_, u64>::new());
+            let mut published = vec![(fold.snapshot(), plain.clone())];
+            for (position, (name, value, publish)) in (1..).zip(history) {
+                let version = *versions.entry(name).and_modify(|version| *version += 1).or_insert(1);
+                let payload = value.map_or("{}".to_owned(), |value| format!("{{\"value\":{value}}}"));
+                fold.apply(&event(position, NAMES[name], version, &payload)).unwrap();
+                match value {
+                    Some(value) => plain.insert(NAMES[name], (value.to_string(), version, position)),
+                    None => plain.remove(NAMES[name]),
+                };
+                if publish {
+                    published.push((fold.snapshot(), plain.clone()));
+                }
+            }
+            published.push((fold.snapshot(), plain));
+            for (snapshot, plain) in published {
+                let told: Vec<_> = snapshot.list("", None).map(|(name, entry)| {
+                    (name.as_str(), (entry.value.json().to_owned(), entry.version, entry.position.0))
+                }).collect();
+                prop_assert_eq!(told, plain.clone().into_iter().collect::<Vec<_>>());
+                let prefixed: Vec<_> = snapshot.list("a", Some("a")).map(|(name, _)| name.as_str()).collect();
+                let expected: Vec<_> = plain.into_keys().filter(|name| name.starts_with('a') && *name != "a").collect();
+                prop_assert_eq!(prefixed, expected);
+            }
+        }
+    }
+}

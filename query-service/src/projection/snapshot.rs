@@ -1,0 +1,153 @@
+//! What readers see: one consistent state at one position, never changed.
+
+use std::{ops::Bound, sync::Arc};
+
+use imbl::{OrdMap, Vector};
+use shared::{
+    moment::Moment,
+    name::ConfigName,
+    position::{Fingerprint, Position, PositionToken},
+    value::ConfigJson,
+};
+
+/// How many of the newest events a snapshot can tell from others that took their place; 4 bytes each, shared between
+/// snapshots. Older ones are looked up in the log.
+pub(crate) const RECENT_EVENTS: usize = 65_536;
+
+/// A configuration that has a value.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) value: ConfigJson,
+    pub(crate) version: u64,
+    /// Of the event that gave it this value.
+    pub(crate) position: Position,
+    pub(crate) recorded_at: Moment,
+    pub(crate) actor: Arc<str>,
+    pub(crate) reason: Option<Arc<str>>,
+}
+
+/// The state at a position. What did not change is shared with the snapshots before and behind it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Snapshot {
+    /// By name, in the order of its bytes. A deleted name is not there.
+    pub(super) entries: OrdMap<ConfigName, Arc<Entry>>,
+    pub(super) position: Position,
+    /// When its last event was recorded.
+    pub(super) recorded_at: Option<Moment>,
+    /// Of the events that end at `position`; at most [`RECENT_EVENTS`].
+    pub(super) recent: Vector<Fingerprint>,
+}
+
+/// Whether a token names an event that this snapshot has applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It does, or it names none.
+    Applied,
+    /// Not yet.
+    Ahead,
+    /// Another event stands at its position.
+    Another,
+    /// Too old to tell from memory.
+    Older,
+}
+
+impl Snapshot {
+    pub(crate) fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Its place in the log, for clients.
+    pub(crate) fn token(&self) -> PositionToken {
+        PositionToken { position: self.position, fingerprint: self.recent.last().copied() }
+    }
+
+    pub(crate) fn recorded_at(&self) -> Option<Moment> {
+        self.recorded_at
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&Arc<Entry>> {
+        self.entries.get(name)
+    }
+
+    /// The configurations whose names begin with `prefix`, in the order of their names' bytes, from behind `after`.
+    pub(crate) fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+    ) -> impl Iterator<Item = (&'a ConfigName, &'a Arc<Entry>)> {
+        let from = after.map_or(Bound::Included(prefix), Bound::Excluded);
+        let behind = self.entries.range::<_, str>((from, Bound::Unbounded));
+        behind.take_while(move |(name, _)| name.starts_with(prefix))
+    }
+
+    /// Where a client's token stands to it. A bare position is taken at its word.
+    pub(crate) fn standing(&self, token: PositionToken) -> Standing {
+        if token.position > self.position {
+            return Standing::Ahead;
+        }
+        let Some(fingerprint) = token.fingerprint else { return Standing::Applied };
+        if token.position == Position::ZERO {
+            return Standing::Another;
+        }
+        let back = usize::try_from(self.position.0 - token.position.0).unwrap_or(usize::MAX);
+        match self.recent.len().checked_sub(back + 1).and_then(|index| self.recent.get(index)) {
+            Some(ours) if *ours == fingerprint => Standing::Applied,
+            Some(_) => Standing::Another,
+            None => Standing::Older,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn fingerprint(event: u64) -> Fingerprint {
+        Fingerprint::of(Uuid::from_u128(u128::from(event)))
+    }
+
+    fn token(position: u64, event: u64) -> PositionToken {
+        PositionToken { position: Position(position), fingerprint: Some(fingerprint(event)) }
+    }
+
+    /// At position 10, knowing the events 8, 9 and 10.
+    fn snapshot() -> Snapshot {
+        Snapshot { position: Position(10), recent: (8..=10).map(fingerprint).collect(), ..Snapshot::default() }
+    }
+
+    #[test]
+    fn tells_its_events_from_others_in_their_place() {
+        let snapshot = snapshot();
+        assert_eq!(snapshot.token(), token(10, 10));
+        for position in 8..=10 {
+            assert_eq!(snapshot.standing(token(position, position)), Standing::Applied);
+            assert_eq!(snapshot.standing(token(position, 99)), Standing::Another);
+        }
+    }
+
+    #[test]
+    fn says_when_it_cannot_tell() {
+        let snapshot = snapshot();
+        assert_eq!(snapshot.standing(token(7, 7)), Standing::Older);
+        assert_eq!(snapshot.standing(token(1, 1)), Standing::Older);
+        assert_eq!(snapshot.standing(token(11, 11)), Standing::Ahead);
+        assert_eq!(snapshot.standing(token(u64::MAX, 11)), Standing::Ahead);
+        assert_eq!(snapshot.standing(token(0, 1)), Standing::Another, "there is no event 0");
+    }
+
+    #[test]
+    fn takes_a_bare_position_at_its_word() {
+        for position in [0, 1, 10] {
+            let bare = PositionToken { position: Position(position), fingerprint: None };
+            assert_eq!(snapshot().standing(bare), Standing::Applied);
+        }
+        assert_eq!(Snapshot::default().standing(PositionToken::ZERO), Standing::Applied);
+        assert_eq!(Snapshot::default().token(), PositionToken::ZERO);
+    }
+}

@@ -1,0 +1,240 @@
+//! What the tail does with the log while it has a connection: replay, then follow.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use shared::{backoff::Backoff, position::Position, telemetry::Chain};
+
+use super::{
+    Options,
+    link::{Hints, Link, LinkError, Wake},
+    outage::Outages,
+    page::{self, PAGE_ROWS, PageEnd},
+    replay::Replay,
+    status::Status,
+};
+use crate::projection::{Fault, Fold, Published, free_aside};
+
+/// First and longest wait before a log that cannot be applied is tried again; shorter than the heartbeat's 5 s.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LONGEST_RETRY: Duration = Duration::from_secs(2);
+
+/// The folds, and what is known of the log. It outlives connections.
+#[derive(Debug)]
+pub(super) struct Follower {
+    projection: Arc<Published>,
+    status: Arc<Status>,
+    options: Options,
+    /// What readers see; `None` before the first replay is complete, and when the log it was folded from was rewritten.
+    live: Option<Fold>,
+    /// The log from zero, while that is wanted.
+    replay: Option<Replay>,
+    halt: Option<Halt>,
+    /// A session got as far as reading the log.
+    followed: bool,
+    said_started: bool,
+}
+
+/// The log cannot be applied: tried again with growing waits.
+#[derive(Debug)]
+struct Halt {
+    reason: String,
+    /// The last position before it.
+    at: Position,
+    backoff: Backoff,
+}
+
+/// What to do after a round; of two folds the later word counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Next {
+    Wait,
+    BackOff,
+    GoOn,
+}
+
+impl Follower {
+    pub(super) fn new(projection: Arc<Published>, status: Arc<Status>, options: Options) -> Self {
+        let (live, replay, halt) = (None, None, None);
+        Self { projection, status, options, live, replay, halt, followed: false, said_started: false }
+    }
+
+    /// Whether the log was ever read; a wrong schema is then no fault of the set-up, and is waited out.
+    pub(super) fn has_followed(&self) -> bool {
+        self.followed
+    }
+
+    /// Whether readers have a state.
+    pub(super) fn has_state(&self) -> bool {
+        self.projection.current().is_some()
+    }
+
+    /// Follows the log as long as the connection lasts.
+    pub(super) async fn session(&mut self, link: &mut Link, outages: &mut Outages) -> LinkError {
+        match self.follow(link, outages).await {
+            Err(error) => error,
+            Ok(never) => match never {},
+        }
+    }
+
+    async fn follow(&mut self, link: &mut Link, outages: &mut Outages) -> Result<Infallible, LinkError> {
+        let mut said_subscribed = false;
+        loop {
+            link.forget_hints();
+            let next = self.round(link).await?;
+            outages.contact();
+            self.status.connected();
+            self.followed = true;
+            if next != Next::BackOff && self.replay.is_none() && !said_subscribed {
+                said_subscribed = true;
+                self.say_subscribed(link);
+            }
+            match next {
+                Next::GoOn => {}
+                Next::Wait => self.wait(link).await?,
+                Next::BackOff => {
+                    let wait = self.halt.as_mut().map(|halt| halt.backoff.next_wait());
+                    tokio::time::sleep(wait.unwrap_or(FIRST_RETRY)).await;
+                }
+            }
+        }
+    }
+
+    async fn wait(&mut self, link: &mut Link) -> Result<(), LinkError> {
+        let wake = tokio::select! {
+            wake = link.wait(self.options.poll_interval) => wake?,
+            () = self.status.rebuild_asked() => Wake::Poll,
+        };
+        if let Wake::Hint(head) = wake {
+            self.status.update(|now| now.head = now.head.max(head));
+        }
+        Ok(())
+    }
+
+    /// One page for readers, and one of the replay: readers keep up while it runs.
+    async fn round(&mut self, link: &mut Link) -> Result<Next, LinkError> {
+        if self.replay.is_none() && (self.live.is_none() || self.status.take_rebuild()) {
+            let head = link.head().await?;
+            self.status.update(|now| (now.head, now.replaying) = (head, Some(Position::ZERO)));
+            self.replay = Some(Replay::begin(head));
+        }
+        let live = self.follow_live(link).await?;
+        let replay = self.go_on_replaying(link).await?;
+        if live != Next::BackOff
+            && replay != Next::BackOff
+            && let Some(halt) = self.halt.take()
+        {
+            tracing::info!("The event log can be applied again, after: {}", halt.reason);
+            self.status.update(|now| now.halted = None);
+        }
+        Ok(live.max(replay))
+    }
+
+    async fn follow_live(&mut self, link: &mut Link) -> Result<Next, LinkError> {
+        let Some(live) = &mut self.live else { return Ok(Next::Wait) };
+        let before = live.position();
+        let rows = page_rows(self.halt.as_ref(), before);
+        let projection = &self.projection;
+        let end = page::read(link, live, rows, |fold| projection.advance(fold.snapshot())).await;
+        let position = live.position();
+        if position != before {
+            self.projection.advance(live.snapshot());
+        }
+        let end = end?;
+        self.status.update(|now| {
+            now.head = if matches!(end, PageEnd::Drained) { position } else { now.head.max(position) };
+        });
+        Ok(match end {
+            PageEnd::Full => Next::GoOn,
+            PageEnd::Drained => Next::Wait,
+            PageEnd::Rewritten => self.rewritten(position),
+            PageEnd::Faulty(fault) => self.halted(&fault, position),
+        })
+    }
+
+    async fn go_on_replaying(&mut self, link: &mut Link) -> Result<Next, LinkError> {
+        let Some(replay) = &mut self.replay else { return Ok(Next::Wait) };
+        let rows = page_rows(self.halt.as_ref(), replay.fold.position());
+        let end = page::read(link, &mut replay.fold, rows, |_| {}).await?;
+        replay.tell_progress();
+        let position = replay.fold.position();
+        self.status.update(|now| (now.replaying, now.head) = (Some(position), now.head.max(position)));
+        let seen = self.live.as_ref().map_or(Position::ZERO, Fold::position);
+        let drained = match end {
+            PageEnd::Full => false,
+            PageEnd::Drained => true,
+            PageEnd::Rewritten => return Ok(self.rewritten(position)),
+            PageEnd::Faulty(fault) => return Ok(self.halted(&fault, position)),
+        };
+        if replay.has_caught_up(drained, seen)
+            && let Some(replay) = self.replay.take()
+        {
+            self.swap_in(replay, drained);
+        }
+        Ok(Next::GoOn)
+    }
+
+    /// Readers get the replayed state, all at once.
+    fn swap_in(&mut self, replay: Replay, drained: bool) {
+        let first = !self.has_state();
+        let (fold, figures) = replay.complete(self.options.clock);
+        let snapshot = fold.snapshot();
+        let position = snapshot.position();
+        // The old fold goes first, so that the old state is freed where `replace` has it freed.
+        self.live = Some(fold);
+        self.projection.replace(snapshot);
+        self.status.update(|now| {
+            now.replaying = None;
+            now.last_replay = Some(figures);
+            now.rebuilds += u64::from(!first);
+            now.head = if drained { position } else { now.head.max(position) };
+        });
+    }
+
+    /// The log is not the one that was folded: a failover lost its tail, or it was restored. What readers have is served
+    /// until it is folded anew.
+    fn rewritten(&mut self, position: Position) -> Next {
+        tracing::error!(
+            "The event log was rewritten: the event at position {position} is no longer the one that was applied; \
+             rebuilding from zero, serving the old state meanwhile"
+        );
+        self.live = None;
+        if let Some(replay) = self.replay.take() {
+            free_aside(Arc::new(replay.fold.into_snapshot()));
+        }
+        self.status.update(|now| {
+            now.divergences += 1;
+            now.replaying = Some(Position::ZERO);
+        });
+        // If somebody asked for a rebuild: this is it.
+        self.status.take_rebuild();
+        Next::GoOn
+    }
+
+    /// Said once for each fault, not for each attempt.
+    fn halted(&mut self, fault: &Fault, at: Position) -> Next {
+        let reason = fault.reason();
+        if self.halt.as_ref().is_none_or(|halt| halt.reason != reason) {
+            tracing::error!("ConfigStateProjection halted: {}; nothing behind it is applied", Chain(fault));
+            self.status.update(|now| now.halted = Some(reason.clone()));
+            self.halt = Some(Halt { reason, at, backoff: Backoff::new(FIRST_RETRY, LONGEST_RETRY) });
+        }
+        Next::BackOff
+    }
+
+    fn say_subscribed(&mut self, link: &Link) {
+        let interval_ms = u64::try_from(self.options.poll_interval.as_millis()).unwrap_or(u64::MAX);
+        let by = match link.hints {
+            Hints::Delivered => "notifications and polling",
+            Hints::Off => "polling only",
+            Hints::Refused => "polling only: the database is a standby, which delivers no notifications",
+        };
+        tracing::info!(by, interval_ms, "ConfigStateProjection subscribed to EventStore events");
+        if !std::mem::replace(&mut self.said_started, true) {
+            tracing::info!("ConfigStateProjection started");
+        }
+    }
+}
+
+/// Of a fold that is halted at its position, only the next event is of interest.
+fn page_rows(halt: Option<&Halt>, position: Position) -> i64 {
+    if halt.is_some_and(|halt| halt.at == position) { 1 } else { PAGE_ROWS }
+}

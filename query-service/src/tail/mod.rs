@@ -1,0 +1,87 @@
+//! The tail: follows the event log, and keeps the projection at its end.
+//!
+//! ```text
+//! link (one connection) ─► page (rows in order) ─► follower (live fold, replay) ─► projection
+//!                                                     └► status ─► http, health
+//! ```
+
+mod link;
+mod outage;
+
+mod page;
+mod replay;
+
+mod follower;
+
+mod health;
+mod status;
+
+use std::{sync::Arc, time::Duration};
+
+use shared::{clock::Clock, schema::SchemaError};
+use sqlx::postgres::PgConnectOptions;
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    follower::Follower,
+    link::{Link, LinkError},
+    outage::Outages,
+};
+pub(crate) use self::{
+    health::ProjectionCheck,
+    status::{ReplayFigures, Status},
+};
+use crate::projection::Published;
+
+/// The log is not one that this release can follow. The process ends: waiting would not help.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(crate) struct TailError(SchemaError);
+
+/// What the tail follows, and how.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) database: PgConnectOptions,
+    pub(crate) poll_interval: Duration,
+    pub(crate) listen_for_hints: bool,
+    pub(crate) clock: Clock,
+}
+
+/// The task that follows the log.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    options: Options,
+    status: Arc<Status>,
+    follower: Follower,
+}
+
+impl Tail {
+    /// Reports to `projection` and `status`.
+    pub(crate) fn new(options: Options, projection: Arc<Published>, status: Arc<Status>) -> Self {
+        let follower = Follower::new(projection, Arc::clone(&status), options.clone());
+        Self { options, status, follower }
+    }
+
+    /// Follows the log until it is told to stop, through any loss of the database.
+    pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), TailError> {
+        tracing::info!("ConfigStateProjection starting...");
+        tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            error = self.follow() => Err(error),
+        }
+    }
+
+    async fn follow(mut self) -> TailError {
+        let mut outages = Outages::default();
+        loop {
+            let lost = match Link::open(&self.options).await {
+                Ok(mut link) => self.follower.session(&mut link, &mut outages).await,
+                Err(LinkError::Schema(error)) if !self.follower.has_followed() => return TailError(error),
+                Err(error) => error,
+            };
+            self.status.disconnected();
+            let wait = outages.lost(&lost, self.follower.has_state());
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
