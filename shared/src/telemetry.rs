@@ -26,8 +26,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// What is logged when `RUST_LOG` does not say. Postgres's notices (such as "already exists, skipping") tell nobody anything.
-const DEFAULT_FILTER: &str = "info,sqlx::postgres::notice=warn";
+/// What is logged when `RUST_LOG` does not say. sqlx tells of every notice and retry, which tells nobody anything.
+const DEFAULT_FILTER: &str = "info,sqlx=warn";
 
 /// The log could not be set up.
 #[derive(Debug, thiserror::Error)]

@@ -44,14 +44,15 @@ pub(super) async fn handle(
     view.stamp(row.and_then(|row| answer(&row, &name, moment, &headers, known.as_ref())))
 }
 
-/// One row, always: the last position's time, and of the version that the name had then its columns or nulls.
+/// `offset 0` has the search done once, not once per condition. One row, always: the last position's time, and of the version that the name had then its columns or nulls.
 async fn read(reads: &Reads, name: &str, moment: Moment) -> Result<PgRow, ReadError> {
     let mut log = reads.log().await?;
     let row = sqlx::query(
         "select newest.recorded_at, e.sequence, e.event_type, e.event_version, e.payload::text, e.metadata::text,
                 e.recorded_at, e.position
            from (select (select recorded_at from events order by position desc limit 1) as recorded_at,
-                        version_at($1, $2, $3) as version) newest
+                        version_at($1, $2, $3) as version
+                 offset 0) newest
            left join events e
              on e.aggregate_type = $1 and e.aggregate_id = $2 and e.sequence = newest.version and newest.version > 0",
     );

@@ -115,14 +115,16 @@ impl Reads {
     /// Whether the snapshot has it; the log decides what memory cannot.
     async fn has(&self, snapshot: &Snapshot, wanted: PositionToken) -> Result<bool, ReadError> {
         let standing = snapshot.standing(wanted);
-        if standing == Standing::Applied || standing == Standing::Ahead {
-            return Ok(standing == Standing::Applied);
+        let in_log = match standing {
+            Standing::Applied => return Ok(true),
+            Standing::Ahead => return Ok(false),
+            Standing::Another | Standing::Older => self.fingerprint_at(wanted.position).await?,
+        };
+        match judge(standing, in_log == wanted.fingerprint) {
+            Verdict::Applied => Ok(true),
+            Verdict::NotYet => Ok(false),
+            Verdict::Diverged => Err(ReadError::Diverged { wanted, here: snapshot.token() }),
         }
-        if self.fingerprint_at(wanted.position).await? != wanted.fingerprint {
-            return Err(ReadError::Diverged { wanted, here: snapshot.token() });
-        }
-        // The log has it, and we another: it was rewritten and we have not noticed yet.
-        Ok(standing == Standing::Older)
     }
 
     /// A connection to the log.
@@ -154,6 +156,23 @@ impl View {
     }
 }
 
+/// What becomes of a token that memory cannot confirm.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Applied,
+    NotYet,
+    Diverged,
+}
+
+fn judge(standing: Standing, the_log_has_it: bool) -> Verdict {
+    match standing {
+        _ if !the_log_has_it => Verdict::Diverged,
+        // The log has it, and we another: it was rewritten, and we have not noticed yet.
+        Standing::Another | Standing::Ahead => Verdict::NotYet,
+        Standing::Older | Standing::Applied => Verdict::Applied,
+    }
+}
+
 fn stamp_problem(problem: Problem, here: PositionToken, last_contact_ms: u64) -> Problem {
     let problem = problem.header(CONFIG_POSITION, &here.to_string());
     problem.header(CONFIG_LAST_CONTACT, &last_contact_ms.to_string())
@@ -180,7 +199,96 @@ fn wanted(headers: &HeaderMap, parameters: &Parameters) -> Result<Option<Positio
 
 #[cfg(test)]
 mod tests {
+    use shared::{event::AGGREGATE_TYPE, redaction};
+    use sqlx::postgres::PgPoolOptions;
+
     use super::*;
+    use crate::projection::{Fold, Recorded};
+
+    fn command_id(position: u64) -> Uuid {
+        Uuid::from_u128(u128::from(position))
+    }
+
+    /// The state after `events` events.
+    fn state(events: u64) -> Snapshot {
+        let mut fold = Fold::default();
+        for position in 1..=events {
+            let event = Recorded {
+                position: Position(position),
+                aggregate_type: AGGREGATE_TYPE,
+                aggregate_id: "a",
+                sequence: position,
+                event_type: "ConfigValueDeleted",
+                event_version: "1.0",
+                payload: "{}",
+                metadata: "{}",
+                recorded_at: "2024-01-15T10:30:00Z".parse().unwrap(),
+                command_id: command_id(position),
+            };
+            fold.apply(&event).unwrap();
+        }
+        fold.snapshot()
+    }
+
+    /// Reads whose log is out of reach.
+    fn reads(projection: &Arc<Published>) -> Reads {
+        let log = PgPoolOptions::new().connect_lazy("postgres://nobody@127.0.0.1:1/nothing").unwrap();
+        let redaction = Redaction::new(redaction::DEFAULT_REDACT_NAMES.split(',')).unwrap();
+        Reads::new(Arc::clone(projection), Arc::new(Status::new()), log, Duration::from_secs(2), redaction)
+    }
+
+    async fn having(reads: &Reads, position: u64, event: u64) -> Result<u64, ReadError> {
+        let token = PositionToken::new(Position(position), command_id(event));
+        Ok(reads.having(token).await?.position().0)
+    }
+
+    #[test]
+    fn the_log_has_the_last_word_on_what_memory_cannot_confirm() {
+        assert_eq!(judge(Standing::Older, true), Verdict::Applied);
+        assert_eq!(judge(Standing::Another, true), Verdict::NotYet, "this replica is the one that is wrong");
+        assert_eq!(judge(Standing::Older, false), Verdict::Diverged);
+        assert_eq!(judge(Standing::Another, false), Verdict::Diverged);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_read_waits_for_the_position_that_it_asks_for() {
+        let projection = Arc::new(Published::nothing_yet());
+        let reads = reads(&projection);
+        let publish = async {
+            for events in [1, 2, 3] {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                projection.advance(state(events));
+            }
+        };
+        let (answer, ()) = tokio::join!(having(&reads, 3, 3), publish);
+        assert_eq!(answer.unwrap(), 3);
+        assert_eq!(having(&reads, 2, 2).await.unwrap(), 3, "an older one is there already");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_wait_is_bounded_and_says_where_the_replica_is() {
+        let projection = Arc::new(Published::nothing_yet());
+        let reads = reads(&projection);
+        assert!(matches!(having(&reads, 1, 1).await, Err(ReadError::NotReady)));
+        projection.advance(state(2));
+        let began = Instant::now();
+        let Err(ReadError::Behind { here, .. }) = having(&reads, 3, 3).await else { panic!("it has not got it") };
+        assert_eq!((here.position, began.elapsed()), (Position(2), Duration::from_secs(2)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_that_memory_does_not_know_is_never_taken_for_applied() {
+        let projection = Arc::new(Published::nothing_yet());
+        let reads = reads(&projection);
+        projection.advance(state(3));
+        assert!(matches!(having(&reads, 2, 99).await, Err(ReadError::LogOutOfReach(_))), "nobody could say");
+        let publish = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            projection.advance(state(4));
+        };
+        let (answer, ()) = tokio::join!(having(&reads, 4, 99), publish);
+        assert!(matches!(answer, Err(ReadError::LogOutOfReach(_))), "checked again after the wait");
+    }
 
     fn asks(header: Option<&str>, query: &str) -> Result<Option<PositionToken>, ReadError> {
         let mut headers = HeaderMap::new();

@@ -33,8 +33,8 @@ impl Check for ProjectionCheck {
     /// From the first catch-up on there is a state to serve, whatever becomes of the database.
     fn ready(&self) -> BoxFuture<'_, Result<(), String>> {
         let ready = self.projection.current().map(drop).ok_or_else(|| {
-            let (report, silence) = (self.status.report(), self.status.last_contact_ms());
-            well(&report, silence).err().unwrap_or_else(|| "the event log was not read to its end yet".to_owned())
+            let (report, silence_ms) = (self.status.report(), self.status.last_contact_ms());
+            well(&report, silence_ms).err().unwrap_or_else(|| "the event log was not read to its end yet".to_owned())
         });
         Box::pin(async { ready })
     }
@@ -48,6 +48,9 @@ fn well(report: &Report, silence_ms: u64) -> Result<(), String> {
         return Err(format!("halted: {halted}"));
     }
     if let Some(position) = report.replaying {
+        if !report.connected {
+            return Err("the event log could not be read yet".to_owned());
+        }
         return Err(format!("replaying the event log: at position {position} of {}", report.head));
     }
     Ok(())
@@ -67,6 +70,8 @@ mod tests {
         assert_eq!(well(&live, 6_500), Err("no contact with the event log for 6 s".to_owned()));
         let replaying = Report { replaying: Some(Position(3)), ..live.clone() };
         assert_eq!(well(&replaying, 0), Err("replaying the event log: at position 3 of 9".to_owned()));
+        let never = Report { connected: false, ..replaying.clone() };
+        assert_eq!(well(&never, 0), Err("the event log could not be read yet".to_owned()));
         let halted = Report { halted: Some("a hole".to_owned()), ..live };
         assert_eq!(well(&halted, 0), Err("halted: a hole".to_owned()));
     }
