@@ -72,11 +72,19 @@ impl App {
 
         let checks: Vec<Arc<dyn Check>> = vec![
             Arc::new(EventStoreCheck { pool: pool.clone(), needed_to_serve: true }),
-            Arc::new(DatabaseCheck { pool, needed_to_serve: true }),
+            Arc::new(DatabaseCheck { pool: pool.clone(), needed_to_serve: true }),
         ];
         let state = WriteState::new(bus, worker_handle, &config);
         let health = Health::new(checks, config.clock);
-        Ok(Self { service: Service { routes: router::routes(state), health, tasks, tracked: vec![tracked] } })
+        Ok(Self {
+            service: Service {
+                routes: router::routes(state),
+                health,
+                tasks,
+                tracked: vec![tracked],
+                pools: vec![pool],
+            },
+        })
     }
 
     /// What is served; the standalone merges it with the query service's.

@@ -9,6 +9,7 @@ use shared::{
     service::{ServeError, Service},
     tasks::CriticalTasks,
 };
+use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -54,7 +55,8 @@ impl App {
             return Err(BuildError::PollInterval(config.poll_interval));
         }
         let (projection, status) = (Arc::new(Published::nothing_yet()), Arc::new(Status::new()));
-        let health = health(&config, &projection, &status);
+        let health_pool = database::pool(config.database.clone(), HEALTH_CONNECTIONS);
+        let health = health(&config, &health_pool, &projection, &status);
         let options = Options {
             database: config.database.clone(),
             poll_interval: config.poll_interval,
@@ -65,8 +67,10 @@ impl App {
         let mut tasks = CriticalTasks::default();
         tasks.spawn("tail", |stop| tail.run(stop));
         let log = database::pool(config.database, LOG_CONNECTIONS);
-        let reads = Reads::new(Arc::clone(&projection), status, log, config.min_position_wait, config.redaction);
-        let service = Service { routes: http::routes(reads), health, tasks, tracked: vec![] };
+        let reads =
+            Reads::new(Arc::clone(&projection), status, log.clone(), config.min_position_wait, config.redaction);
+        let service =
+            Service { routes: http::routes(reads), health, tasks, tracked: vec![], pools: vec![health_pool, log] };
         Ok(Self { projection, service })
     }
 
@@ -91,11 +95,10 @@ impl App {
     }
 }
 
-fn health(config: &Config, projection: &Arc<Published>, status: &Arc<Status>) -> Health {
-    let pool = database::pool(config.database.clone(), HEALTH_CONNECTIONS);
+fn health(config: &Config, pool: &PgPool, projection: &Arc<Published>, status: &Arc<Status>) -> Health {
     let checks: Vec<Arc<dyn Check>> = vec![
         Arc::new(DatabaseCheck { pool: pool.clone(), needed_to_serve: false }),
-        Arc::new(EventStoreCheck { pool, needed_to_serve: false }),
+        Arc::new(EventStoreCheck { pool: pool.clone(), needed_to_serve: false }),
         Arc::new(ProjectionCheck { projection: Arc::clone(projection), status: Arc::clone(status) }),
     ];
     Health::new(checks, config.clock)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, builder::BoolishValueParser};
 use shared::{
     clock::Clock,
     database::{self, InvalidUrl},
@@ -45,7 +45,7 @@ pub struct Args {
     pub poll_interval_ms: u64,
 
     /// Only poll, where notifications are not delivered: behind a transaction pooler
-    #[arg(long, env = "NO_LISTEN")]
+    #[arg(long, env = "NO_LISTEN", value_parser = BoolishValueParser::new())]
     pub no_listen: bool,
 }
 

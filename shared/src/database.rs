@@ -26,6 +26,9 @@ pub struct InvalidUrl(#[source] sqlx::Error);
 /// # Errors
 /// When the URL is malformed.
 pub fn connect_options(url: &str, application: &str) -> Result<PgConnectOptions, InvalidUrl> {
+    if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+        return Err(InvalidUrl(sqlx::Error::Configuration("its scheme is not postgres".into())));
+    }
     let options = PgConnectOptions::from_str(url).map_err(InvalidUrl)?;
     Ok(options
         .application_name(application)
@@ -87,5 +90,20 @@ pub fn short_cause(error: &sqlx::Error) -> String {
         sqlx::Error::PoolTimedOut => "timeout".to_owned(),
         sqlx::Error::Database(error) => format!("sqlstate_{}", error.code().unwrap_or_default()),
         _ => "connection_failed".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_postgres_url_is_one() {
+        for url in ["postgres://u:p@localhost:5432/d", "postgresql:///d?host=/run/postgresql"] {
+            assert!(connect_options(url, "test").is_ok(), "{url}");
+        }
+        for url in ["", "localhost", "mysql://localhost/d", "postgres://localhost:notaport/d"] {
+            assert!(connect_options(url, "test").is_err(), "{url}");
+        }
     }
 }

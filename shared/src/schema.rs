@@ -63,6 +63,9 @@ pub fn version() -> i64 {
 /// # Errors
 /// When the database is newer, different, or refuses.
 pub async fn migrate(connection: &mut PgConnection) -> Result<(), SchemaError> {
+    // The migrator's own lock, which may be taken twice, around the grants too: grants of one table at once fail with
+    // "tuple concurrently updated". After a failure it is kept until the connection ends, as the migrator does.
+    connection.lock().await.map_err(SchemaError::Failed)?;
     MIGRATIONS.run_direct(connection).await.map_err(|error| match error {
         MigrateError::VersionMissing(found) => SchemaError::Newer { found, ours: version() },
         MigrateError::VersionMismatch(version) => SchemaError::Different { version },
@@ -70,7 +73,7 @@ pub async fn migrate(connection: &mut PgConnection) -> Result<(), SchemaError> {
         other => SchemaError::Failed(other),
     })?;
     connection.execute(GRANTS).await?;
-    Ok(())
+    connection.unlock().await.map_err(SchemaError::Failed)
 }
 
 /// Creates the group roles of the cluster. Safe to repeat; needs the right to create roles.

@@ -3,6 +3,8 @@
 use std::{net::SocketAddr, time::Duration};
 
 use axum::Router;
+use futures_util::future::join_all;
+use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -13,6 +15,9 @@ use crate::{
 
 /// Longest that requests and commands under way may take once the service was told to stop.
 pub const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
+
+/// Longest that the database's connections may take to close.
+const POOL_CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// What serving ended with.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +41,8 @@ pub struct Service {
     pub tasks: CriticalTasks,
     /// Work that outlives its request, waited for at shutdown.
     pub tracked: Vec<TaskTracker>,
+    /// Closed last.
+    pub pools: Vec<PgPool>,
 }
 
 impl Service {
@@ -48,6 +55,7 @@ impl Service {
             health: self.health.merge(other.health),
             tasks: self.tasks,
             tracked: [self.tracked, other.tracked].concat(),
+            pools: [self.pools, other.pools].concat(),
         }
     }
 
@@ -56,7 +64,7 @@ impl Service {
     /// # Errors
     /// When a task that must not die did; everything else is stopped by then.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), ServeError> {
-        let Self { routes, health, mut tasks, tracked } = self;
+        let Self { routes, health, mut tasks, tracked, pools } = self;
         let address: SocketAddr = listener.local_addr().map_err(ServeError::Socket)?;
         tracing::info!("Listening on http://{address}");
         let stop = shutdown.child_token();
@@ -80,6 +88,11 @@ impl Service {
             tracing::warn!(limit_s = SHUTDOWN_LIMIT.as_secs(), "Commands under way did not end in time");
         }
         tasks.stop().await;
+        // Bounded, like a statement that may still run on one of them.
+        let closed = join_all(pools.iter().map(PgPool::close));
+        if tokio::time::timeout(POOL_CLOSE_LIMIT, closed).await.is_err() {
+            tracing::warn!(limit_s = POOL_CLOSE_LIMIT.as_secs(), "Connections to the database did not close in time");
+        }
         tracing::info!("Stopped");
         died.map_or(Ok(()), |died| Err(died.into()))
     }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use clap::Args;
+use clap::{Args, builder::BoolishValueParser};
 
 use crate::{
     redaction::{DEFAULT_REDACT_NAMES, InvalidPattern, Redaction},
@@ -18,7 +18,7 @@ pub struct ListenArgs {
     pub listen: Option<SocketAddr>,
 
     /// Serve on an address that other machines reach although nobody has to authenticate
-    #[arg(long, env = "INSECURE_NO_AUTH")]
+    #[arg(long, env = "INSECURE_NO_AUTH", value_parser = BoolishValueParser::new())]
     pub insecure_no_auth: bool,
 }
 

@@ -148,16 +148,22 @@ impl tracing::field::Visit for TextVisitor<'_> {
     }
 }
 
-/// Displays an error and its causes: `cannot append: connection reset by peer`.
+/// Displays an error and its causes: `cannot append: connection reset by peer`. Some libraries repeat the cause in the
+/// error's own text; it is told once.
 #[derive(Debug)]
 pub struct Chain<'a>(pub &'a (dyn std::error::Error + 'static));
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
+        let mut told = self.0.to_string();
+        f.write_str(&told)?;
         let mut cause = self.0.source();
         while let Some(error) = cause {
-            write!(f, ": {error}")?;
+            let text = error.to_string();
+            if !told.ends_with(&text) {
+                write!(f, ": {text}")?;
+                told = text;
+            }
             cause = error.source();
         }
         Ok(())

@@ -33,7 +33,10 @@ fn start(cli: &Cli) -> Result<(), BoxError> {
         }
         let data_dir = cli.data_dir.clone().unwrap_or_else(embedded_postgres::default_data_dir);
         let options = Options { bin_dir: cli.postgres_bin_dir.clone(), ..Options::durable(data_dir) };
-        let postgres = Cluster::start(options).await?;
+        let postgres = tokio::select! {
+            postgres = Cluster::start(options) => postgres?,
+            () = shutdown.cancelled() => return Ok(()),
+        };
         let served = tokio::select! {
             served = serve(cli, postgres.url(embedded_postgres::DATABASE), listener, shutdown) => served,
             status = postgres.exited() => Err(format!("the embedded Postgres ended by itself ({status}); its log is postgres.log in the data directory").into()),

@@ -44,7 +44,7 @@ impl Process {
     /// When it ends before, or takes too long.
     pub async fn start(name: &str, arguments: &[&str]) -> Self {
         let mut command = Command::new(program(name));
-        command.args(["--listen", "127.0.0.1:0"]).args(arguments).env_remove("RUST_LOG").env_remove("DATABASE_URL");
+        command.args(["--listen", "127.0.0.1:0"]).args(arguments).env_clear();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().expect("the program starts");
         let mut output = BufReader::new(child.stdout.take().expect("piped"));

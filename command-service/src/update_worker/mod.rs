@@ -9,8 +9,11 @@ pub use worker::{Handle, Stats, UpdateWorker};
 
 use shared::{moment::Moment, name::ConfigName, value::ConfigJson};
 
-/// Most updates that wait for the worker; each weighs its two values. What comes on top is counted and not told.
+/// Most updates that wait for the worker. What comes on top is counted and not told.
 pub const QUEUE_UPDATES: usize = 1024;
+
+/// Most bytes of values that wait for the worker; as above.
+pub const QUEUE_BYTES: usize = 16 * 1024 * 1024;
 
 /// A change that was committed.
 #[derive(Clone, Debug)]
@@ -23,4 +26,11 @@ pub struct Update {
     pub new_value: Option<ConfigJson>,
     /// When.
     pub recorded_at: Moment,
+}
+
+impl Update {
+    /// What it weighs in the queue, in bytes.
+    fn bytes(&self) -> usize {
+        [&self.old_value, &self.new_value].into_iter().flatten().map(|value| value.json().len()).sum()
+    }
 }

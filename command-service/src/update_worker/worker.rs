@@ -5,7 +5,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -16,7 +16,7 @@ use shared::{backoff::Backoff, clock::Clock, moment::Moment, redaction::Redactio
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{QUEUE_UPDATES, Update};
+use super::{QUEUE_BYTES, QUEUE_UPDATES, Update};
 
 /// What the worker has done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -38,6 +38,7 @@ struct Counters {
     messages: AtomicU64,
     restarts: AtomicU64,
     dropped: AtomicU64,
+    queued_bytes: AtomicUsize,
     started_at: Mutex<Moment>,
 }
 
@@ -52,7 +53,10 @@ pub struct Handle {
 impl Handle {
     /// Hands over an update; when the queue is full it is counted as dropped. Never waits.
     pub fn notify(&self, update: Update) {
-        if self.queue.try_send(update).is_err() {
+        let bytes = update.bytes();
+        let queued = self.counters.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if queued + bytes > QUEUE_BYTES || self.queue.try_send(update).is_err() {
+            self.counters.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
             let before = self.counters.dropped.fetch_add(1, Ordering::Relaxed);
             // Once at the first and then at every thousandth: a full queue must not flood the log as well.
             if before.is_multiple_of(1000) {
@@ -102,7 +106,13 @@ impl UpdateWorker {
     fn telling(clock: Clock, tell: Teller) -> (Self, Handle) {
         let (sender, queue) = mpsc::channel(QUEUE_UPDATES);
         let (messages, restarts, dropped) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-        let counters = Arc::new(Counters { messages, restarts, dropped, started_at: Mutex::new(clock.now()) });
+        let counters = Arc::new(Counters {
+            messages,
+            restarts,
+            dropped,
+            queued_bytes: AtomicUsize::new(0),
+            started_at: Mutex::new(clock.now()),
+        });
         let handle = Handle { queue: sender, counters: Arc::clone(&counters), clock };
         (Self { queue, counters, clock, tell }, handle)
     }
@@ -134,6 +144,7 @@ impl UpdateWorker {
                 () = stop.cancelled() => self.queue.try_recv().ok(),
             };
             let Some(update) = update else { return };
+            self.counters.queued_bytes.fetch_sub(update.bytes(), Ordering::Relaxed);
             (self.tell)(&update, self.counters.messages.load(Ordering::Relaxed) + 1);
             self.counters.messages.fetch_add(1, Ordering::Relaxed);
             backoff.reset();
@@ -198,6 +209,18 @@ mod tests {
         running.join_next().await.unwrap().unwrap().unwrap();
         let stats = handle.stats();
         assert_eq!((stats.message_count, stats.restarts, stats.dropped), (3, 2, 0));
+    }
+
+    #[tokio::test]
+    async fn large_values_fill_the_queue_by_their_bytes() {
+        let (_worker, handle) = UpdateWorker::telling(clock(), Box::new(|_, _| ()));
+        let mebibyte =
+            serde_json::value::RawValue::from_string(format!("\"{}\"", "x".repeat(1024 * 1024 - 2))).unwrap();
+        let value = shared::value::ConfigJson::accept(mebibyte, 1024 * 1024).unwrap();
+        for _ in 0..20 {
+            handle.notify(Update { new_value: Some(value.clone()), ..update("a") });
+        }
+        assert_eq!(handle.stats().dropped, 4);
     }
 
     #[tokio::test]

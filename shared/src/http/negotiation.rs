@@ -2,7 +2,7 @@
 
 use axum::http::{HeaderMap, header};
 
-/// Whether the client prefers JSON: it names `application/json` (or a `+json` type), and ranks no plain form (`text/plain`,
+/// Whether the client prefers JSON: it names `application/json` (or the type of problems, or `application/*`), and ranks no plain form (`text/plain`,
 /// `text/*`, `*/*`) as high. The old system's clients send `*/*`, or list JSON beside plain text, and get what they always got.
 #[must_use]
 pub fn prefers_json(headers: &HeaderMap) -> bool {
