@@ -192,7 +192,10 @@ impl Committer {
         while let Some((mut group, mut perhaps_written)) = open.pop() {
             match self.attempt(&group).await {
                 Ok(outcomes) => answer(group, outcomes),
-                Err(failure) if failure.meaning == Meaning::ConnectionLost => {
+                // A lock that the attempt before may still hold, waiting for a standby, says as little as a lost connection.
+                Err(failure)
+                    if failure.meaning == Meaning::ConnectionLost || (perhaps_written && failure.is_lock_timeout()) =>
+                {
                     perhaps_written |= failure.under_way;
                     tracing::warn!(
                         error = %Chain(&failure.error), units = group.len(), perhaps_written,
@@ -254,7 +257,8 @@ impl Failure {
     }
 
     fn during(error: sqlx::Error) -> Self {
-        let meaning = meaning(&error);
+        // Only the server's own word is definite: an answer that cannot be understood may be that of a commit.
+        let meaning = if error.as_database_error().is_some() { meaning(&error) } else { Meaning::ConnectionLost };
         Self { error, meaning, under_way: true }
     }
 
