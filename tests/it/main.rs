@@ -1,9 +1,11 @@
 //! End-to-end tests: real Postgres, real HTTP, one binary.
 
+mod append;
 mod bad_input;
 mod conditional;
 mod contract;
 mod crash;
 mod log_order;
 mod replicas;
+mod schema;
 mod values;
