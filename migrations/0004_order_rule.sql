@@ -9,6 +9,9 @@
 --   A reader that has position N therefore has everything up to N. Should a reader ever see a hole, something wrote
 --   around this rule: that is an alarm, and is never skipped.
 --
+-- No role can go around it but the owner: writers may name an event's stock columns only, and the functions below, which
+-- give the others, run with their owner's rights.
+--
 -- It holds at read committed only: each statement below takes a new snapshot, so that what is read after the lock is
 -- current. Under a stricter isolation the snapshot would be older than the lock; that is refused.
 
@@ -16,7 +19,8 @@
 -- it has: it waits at most 5 s for the lock (SQLSTATE 55P03), and is cut off when its client idles for 5 s while every
 -- other writer waits for it (25P03).
 create function lock_event_log(out last_position bigint, out last_recorded_at timestamptz)
-    language plpgsql
+    language plpgsql security definer
+    set search_path = public, pg_temp
     set enable_seqscan = off set enable_sort = off set jit = off
 as $$
 begin
@@ -40,7 +44,8 @@ $$;
 
 -- Appends a group of units in one statement, and answers one row per unit, in their order.
 --
--- A unit is one command's events: all of them are written or none. No two units of a call may touch the same name.
+-- A unit is one command's events: all of them are written or none. Within a call a name may be written once, and an
+-- idempotency key be used once.
 --   unit_command_ids                     one per unit
 --   unit_key_hashes, unit_request_hashes,
 --   unit_answers                         one per unit: its idempotency key, what was asked, what to answer a repetition;
@@ -83,7 +88,8 @@ create function append_events(
     key_request_hash  bytea,
     key_answer        text
 )
-    language plpgsql
+    language plpgsql security definer
+    set search_path = public, pg_temp
     -- Look-ups by index whatever the statistics say: a plan made while the table was empty lives as long as its session.
     set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off
     set plan_cache_mode = force_generic_plan
@@ -226,3 +232,8 @@ $$;
 create trigger events_place_stock_event
     before insert on events
     for each row when (new.position is null) execute function place_stock_event();
+
+-- Functions are everybody's by default; these write. grants.sql grants them to the writer.
+revoke execute on function lock_event_log() from public;
+revoke execute on function append_events(text, uuid[], bytea[], bytea[], text[], interval, int[], text[], bigint[], text[],
+                                         text[], text[], text[], int[], text[], bigint[]) from public;

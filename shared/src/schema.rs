@@ -121,6 +121,8 @@ pub async fn check(connection: &mut PgConnection) -> Result<(), SchemaError> {
 /// When the database is out of reach, newer, different, or refuses.
 pub async fn migrate_at(options: &sqlx::postgres::PgConnectOptions, roles: bool) -> Result<(), SchemaError> {
     let mut connection = PgConnection::connect_with(options).await?;
+    // A migration may take its time, and so may that of another process, which is waited for.
+    connection.execute("set statement_timeout = 0").await?;
     if roles {
         create_roles(&mut connection).await?;
     }

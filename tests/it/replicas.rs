@@ -92,7 +92,6 @@ async fn while_postgres_is_away_reads_go_on_and_then_it_catches_up() {
     until("health is back", async || query.client.get("/v1/health").await.status.is_success().then_some(())).await;
     command.stop().await.unwrap();
     query.stop().await.unwrap();
-    cluster.remove().await.unwrap();
 }
 
 #[tokio::test]

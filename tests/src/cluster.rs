@@ -19,9 +19,27 @@ pub async fn shared() -> &'static Cluster {
         .await
 }
 
-/// A cluster for one test, which may stop and break it. Remove it at the end.
-pub async fn own() -> Cluster {
-    start([]).await
+/// A cluster for one test, which may stop and break it.
+pub async fn own() -> OwnCluster {
+    OwnCluster(start([]).await)
+}
+
+/// Removed with its directory when it is dropped.
+#[derive(Debug)]
+pub struct OwnCluster(Cluster);
+
+impl std::ops::Deref for OwnCluster {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        &self.0
+    }
+}
+
+impl Drop for OwnCluster {
+    fn drop(&mut self) {
+        let _best_effort = self.0.remove_blocking();
+    }
 }
 
 async fn start<const N: usize>(parameters: [(&str, &str); N]) -> Cluster {

@@ -8,12 +8,12 @@ use crate::domain::ConfigValue;
 /// A snapshot is made at every version that this divides: a load reads at most so many events.
 pub(super) const SNAPSHOT_EVERY: u64 = 64;
 
+/// `current_snapshot` is how stock writers notice that another has made a snapshot, after their events are in: it is theirs.
 const WRITE: &str = "
 insert into snapshots (aggregate_type, aggregate_id, last_sequence, current_snapshot, payload)
 values ($1, $2, $3, 1, $4::json)
     on conflict on constraint snapshots_aggregate_key do update
-   set last_sequence = excluded.last_sequence, payload = excluded.payload,
-       current_snapshot = snapshots.current_snapshot + 1
+   set last_sequence = excluded.last_sequence, payload = excluded.payload
  where snapshots.last_sequence < excluded.last_sequence";
 
 /// Writes a snapshot. A failure costs loading speed only, and the next one mends it.
