@@ -5,7 +5,7 @@ use std::{future::Future, time::Duration};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::BoxError;
+use crate::{BoxError, telemetry::Chain};
 
 /// Longest that tasks may take to end after they were told to.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -80,7 +80,9 @@ impl CriticalTasks {
         let ended = tokio::time::timeout(STOP_LIMIT, async {
             while let Some(task) = self.running.join_next().await {
                 match task {
-                    Ok((name, Err(error))) => tracing::error!(error, task = name, "A task failed while stopping"),
+                    Ok((name, Err(error))) => {
+                        tracing::error!(error = %Chain(error.as_ref()), task = name, "A task failed while stopping");
+                    }
                     Err(error) => tracing::error!(%error, "A task panicked while stopping"),
                     Ok((_, Ok(()))) => {}
                 }

@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use cqrs_es::{AggregateError, CqrsFramework};
 use shared::{backoff::Backoff, event::Metadata, ids::Ids, name::ConfigName, position::PositionToken};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
@@ -18,6 +19,10 @@ use turns::Turns;
 
 /// How often a command is decided anew because another process wrote the name first.
 const MAX_ATTEMPTS: u32 = 32;
+
+/// Longest that a command may take, its turn and the database's absence included: a change that is written minutes after
+/// it was asked for may undo a later one. Shorter than a request's limit, so that its answer is a true one.
+pub const COMMAND_LIMIT: Duration = Duration::from_secs(25);
 
 /// Why a command did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +72,7 @@ impl CommandBus {
         Self { framework: Arc::new(framework), turns: Turns::default(), tracked, ids }
     }
 
-    /// Carries a command out, to its end even if the caller goes away.
+    /// Carries a command out, to its end even if the caller goes away; `told` hears of its end before the caller does.
     ///
     /// # Errors
     /// Why it did not do what was asked.
@@ -76,9 +81,15 @@ impl CommandBus {
         name: ConfigName,
         command: ConfigValueCommand,
         metadata: Metadata,
+        told: impl FnOnce(&Result<Receipt, CommandError>) + Send + 'static,
     ) -> Result<Receipt, CommandError> {
         let bus = self.clone();
-        let task = async move { bus.run(&name, &command, &metadata).await };
+        let until = Instant::now() + COMMAND_LIMIT;
+        let task = async move {
+            let result = bus.run(&name, &command, &metadata, until).await;
+            told(&result);
+            result
+        };
         self.tracked.spawn(task.in_current_span()).await?
     }
 
@@ -89,11 +100,12 @@ impl CommandBus {
         name: &ConfigName,
         command: &ConfigValueCommand,
         metadata: &Metadata,
+        until: Instant,
     ) -> Result<Receipt, CommandError> {
-        let _turn = self.turns.wait(name).await;
+        let _turn = timeout_at(until, self.turns.wait(name)).await.map_err(|_| StoreError::Late)?;
         let mut backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(50));
         for _ in 0..MAX_ATTEMPTS {
-            let scope = CommandScope::new(self.ids.next());
+            let scope = CommandScope::new(self.ids.next(), until);
             let execution = self.framework.execute_with_metadata(name, command.clone(), metadata.clone());
             match scope.run(execution).await {
                 Ok(()) => return scope.receipt().ok_or(StoreError::NoScope.into()),

@@ -20,16 +20,16 @@ pub(super) async fn delete(
     Extension(request_id): Extension<RequestId>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let _place = write::take_place(&state)?;
+    let place = write::take_place(&state)?;
     let precondition = write::precondition(&headers)?;
     let metadata = write::metadata(&headers, &request_id, None)?;
     tracing::info!("DELETE /config/{name} - Deleting value");
 
-    let write = Write { name: name.clone(), change: Change::Delete, precondition, metadata };
-    let answer = write::execute(&state, &headers, write).await;
-    match &answer {
-        Ok(_) => tracing::info!("DELETE /config/{name} - Successfully deleted value"),
-        Err(failure) => failure.tell("DELETE", &name, "delete value"),
-    }
-    answer.map_err(Problem::from)
+    let shown_name = name.clone();
+    let told = move |result: &Result<_, _>| match result {
+        Ok(_) => tracing::info!("DELETE /config/{shown_name} - Successfully deleted value"),
+        Err(error) => super::error::tell(error, "DELETE", &shown_name, "delete value"),
+    };
+    let write = Write { name, change: Change::Delete, precondition, metadata, place };
+    write::execute(&state, &headers, write, told).await
 }

@@ -15,58 +15,47 @@ use crate::{
     store::{AppendError, StoreError},
 };
 
-/// A write that did not do what was asked.
-#[derive(Debug)]
-pub(super) struct WriteFailure(CommandError);
-
-impl From<CommandError> for WriteFailure {
-    fn from(error: CommandError) -> Self {
-        Self(error)
-    }
-}
-
-impl WriteFailure {
-    /// The line in the log: a refusal is the client's affair, everything else is ours.
-    pub(super) fn tell(&self, method: &'static str, name: &ConfigName, what: &'static str) {
-        match &self.0 {
-            CommandError::Refused { refusal, .. } => tracing::info!("{method} /config/{name} - Refused: {refusal}"),
-            error => {
-                tracing::error!(error = %Chain(error), "{method} /config/{name} - Failed to {what}: {}", self.word());
-            }
-        }
-    }
-
-    /// The old system's word for it.
-    fn word(&self) -> &'static str {
-        match &self.0 {
-            CommandError::Contention => "contention",
-            CommandError::Store(StoreError::Append(AppendError::Overloaded)) => "overloaded",
-            CommandError::Store(StoreError::Append(AppendError::Unknown)) => "outcome_unknown",
-            CommandError::Store(error) if error.is_away() => "event_store_unavailable",
-            _ => "internal_error",
+/// The line in the log: a refusal is the client's affair, everything else is ours.
+pub(super) fn tell(error: &CommandError, method: &'static str, name: &ConfigName, what: &'static str) {
+    match error {
+        CommandError::Refused { refusal, .. } => tracing::info!("{method} /config/{name} - Refused: {refusal}"),
+        error => {
+            let word = word(error);
+            tracing::error!(error = %Chain(error), "{method} /config/{name} - Failed to {what}: {word}");
         }
     }
 }
 
-impl From<WriteFailure> for Problem {
-    fn from(WriteFailure(error): WriteFailure) -> Self {
-        match error {
-            CommandError::Refused { refusal, decided_at } => refused(&refusal, decided_at),
-            CommandError::Contention => Self::unavailable(
-                "contention",
-                "Other writes of the same name came first again and again; nothing was written, try again.",
-            ),
-            CommandError::Store(StoreError::Append(AppendError::Overloaded)) => overloaded(),
-            CommandError::Store(error) if error.is_away() => Self::unavailable(
-                "event-store-unavailable",
-                "The event store is out of reach; nothing was written, try again.",
-            ),
-            CommandError::Store(StoreError::Append(AppendError::Unknown)) => Self::unavailable(
-                "outcome-unknown",
-                "The connection to the event store was lost: the change may have been written or not. Read the value, then write again if it is not there.",
-            ),
-            CommandError::Store(_) | CommandError::Task(_) | CommandError::Framework(_) => Self::internal(),
-        }
+/// The old system's word for it.
+fn word(error: &CommandError) -> &'static str {
+    match error {
+        CommandError::Contention => "contention",
+        CommandError::Store(StoreError::Append(AppendError::Overloaded)) => "overloaded",
+        CommandError::Store(StoreError::Append(AppendError::Unknown)) => "outcome_unknown",
+        CommandError::Store(error) if error.is_away() => "event_store_unavailable",
+        _ => "internal_error",
+    }
+}
+
+/// What the client is told.
+pub(super) fn problem(error: CommandError) -> Problem {
+    match error {
+        CommandError::Refused { refusal, decided_at } => refused(&refusal, decided_at),
+        CommandError::Contention => Problem::unavailable(
+            "contention",
+            "Other writes of the same name came first again and again; nothing was written, try again.",
+        ),
+        CommandError::Store(StoreError::Append(AppendError::Overloaded)) => overloaded(),
+        CommandError::Store(error) if error.is_away() => Problem::unavailable(
+            "event-store-unavailable",
+            "The event store is out of reach; nothing was written, try again.",
+        ),
+        CommandError::Store(StoreError::Append(AppendError::Unknown)) => Problem::unavailable(
+            "outcome-unknown",
+            "The connection to the event store was lost: the change may have been written or not. Read the value, then \
+             write again if it is not there.",
+        ),
+        CommandError::Store(_) | CommandError::Task(_) | CommandError::Framework(_) => Problem::internal(),
     }
 }
 

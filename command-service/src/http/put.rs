@@ -40,7 +40,7 @@ pub(super) async fn put(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let _place = write::take_place(&state)?;
+    let place = write::take_place(&state)?;
     let precondition = write::precondition(&headers)?;
     let limit = state.max_value_bytes + write::BODY_ROOM_BYTES;
     let PutBody { value, reason } = read_json(&headers, body, limit, EXAMPLE).await?;
@@ -48,14 +48,14 @@ pub(super) async fn put(
     let metadata = write::metadata(&headers, &request_id, reason)?;
     tracing::info!("PUT /config/{name} - Setting value: {}", state.redaction.quoted(&name, &value));
 
-    let shown = value.clone();
-    let write = Write { name: name.clone(), change: Change::Set(value), precondition, metadata };
-    let answer = write::execute(&state, &headers, write).await;
-    match &answer {
+    let (shown_name, shown, redaction) = (name.clone(), value.clone(), state.redaction.clone());
+    let told = move |result: &Result<_, _>| match result {
         Ok(_) => {
-            tracing::info!("PUT /config/{name} - Successfully stored value: {}", state.redaction.quoted(&name, &shown));
+            let shown = redaction.quoted(&shown_name, &shown);
+            tracing::info!("PUT /config/{shown_name} - Successfully stored value: {shown}");
         }
-        Err(failure) => failure.tell("PUT", &name, "store value"),
-    }
-    answer.map_err(Problem::from)
+        Err(error) => super::error::tell(error, "PUT", &shown_name, "store value"),
+    };
+    let write = Write { name, change: Change::Set(value), precondition, metadata, place };
+    write::execute(&state, &headers, write, told).await
 }

@@ -21,7 +21,7 @@ use shared::{
 };
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{error::WriteFailure, router::WriteState};
+use super::router::WriteState;
 use crate::{
     command::CommandError,
     config::VISIBILITY_WAIT,
@@ -41,6 +41,8 @@ pub(super) struct Write {
     pub(super) change: Change,
     pub(super) precondition: Precondition,
     pub(super) metadata: Metadata,
+    /// Kept until the command has ended, also when its client is gone.
+    pub(super) place: OwnedSemaphorePermit,
 }
 
 /// The answer in JSON.
@@ -130,19 +132,29 @@ fn is_trace_parent(text: &str) -> bool {
         && hex(flags, 2)
 }
 
-/// Executes the command and answers, when the change is visible where this process serves reads.
-pub(super) async fn execute(state: &WriteState, headers: &HeaderMap, write: Write) -> Result<Response, WriteFailure> {
-    let Write { name, change, precondition, metadata } = write;
+/// Executes the command and answers, when the change is visible where this process serves reads. `told` hears of the
+/// command's end even when the client is gone.
+pub(super) async fn execute(
+    state: &WriteState,
+    headers: &HeaderMap,
+    write: Write,
+    told: impl FnOnce(&Result<Receipt, CommandError>) + Send + 'static,
+) -> Result<Response, Problem> {
+    let Write { name, change, precondition, metadata, place } = write;
     let sets = matches!(change, Change::Set(_));
     let command = ConfigValueCommand { change, precondition };
-    let result = state.bus.execute(name.clone(), command, metadata).await;
+    let ended = move |result: &Result<Receipt, CommandError>| {
+        told(result);
+        drop(place);
+    };
+    let result = state.bus.execute(name.clone(), command, metadata, ended).await;
     let decided_at = match &result {
         Ok(receipt) => Some(receipt.token),
         Err(CommandError::Refused { decided_at, .. }) => Some(*decided_at),
         Err(_) => None,
     };
     wait_until_visible(state, decided_at).await;
-    Ok(answer(headers, &name, &result?, sets))
+    Ok(answer(headers, &name, &result.map_err(super::error::problem)?, sets))
 }
 
 /// The old system's promise: what a write has done, or was refused for, the next read shows. The projection may be stuck; the

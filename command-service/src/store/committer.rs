@@ -19,8 +19,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::append::{Outcome, Unit, append};
 
-/// SQLSTATE of a lock that was not granted in time: the append failed, nothing was written.
-const LOCK_NOT_AVAILABLE: &str = "55P03";
+/// SQLSTATEs of an append that may succeed at another time, and has not been carried out: the lock was not granted in time;
+/// somebody cancelled the statement.
+const NOT_NOW: [&str; 2] = ["55P03", "57014"];
+
+/// SQLSTATE of a server that takes no writes: a standby, or a primary that was demoted. Another may have its address by now.
+const READ_ONLY: &str = "25006";
 
 /// Limits of the committer.
 #[derive(Clone, Debug)]
@@ -36,8 +40,6 @@ pub struct Options {
     /// Longest that one attempt may take. Longer than the server's own bound on the wait for the lock, which ends with a
     /// definite answer.
     pub attempt_limit: Duration,
-    /// How long a group is tried again while the database is away; then its outcome is given up as unknown.
-    pub deadline: Duration,
 }
 
 impl Default for Options {
@@ -48,7 +50,6 @@ impl Default for Options {
             group_units: 512,
             group_bytes: 4 * 1024 * 1024,
             attempt_limit: Duration::from_secs(8),
-            deadline: Duration::from_secs(20),
         }
     }
 }
@@ -86,6 +87,8 @@ pub enum AppendError {
 struct Waiting {
     unit: Unit,
     bytes: usize,
+    /// When it is given up: unwritten if it was never sent, unknown if it was.
+    until: Instant,
     answer: oneshot::Sender<Result<Appended, AppendError>>,
     /// Given back when it is answered.
     _room: OwnedSemaphorePermit,
@@ -99,16 +102,16 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Appends the unit; returns when it is durable and visible.
+    /// Appends the unit; returns when it is durable and visible. While the database is away it is tried until `until`.
     ///
     /// # Errors
     /// What became of it instead. Only [`AppendError::Unknown`] leaves open whether it was written.
-    pub async fn append(&self, unit: Unit) -> Result<Appended, AppendError> {
+    pub async fn append(&self, unit: Unit, until: Instant) -> Result<Appended, AppendError> {
         let bytes = unit.bytes();
         let places = u32::try_from(bytes).map_err(|_| AppendError::Overloaded)?;
         let room = Arc::clone(&self.room).try_acquire_many_owned(places).map_err(|_| AppendError::Overloaded)?;
         let (answer, answered) = oneshot::channel();
-        let waiting = Waiting { unit, bytes, answer, _room: room };
+        let waiting = Waiting { unit, bytes, until, answer, _room: room };
         self.queue.try_send(waiting).map_err(|_| AppendError::Overloaded)?;
         // The committer answers everybody; should it be gone, nobody can say.
         answered.await.unwrap_or(Err(AppendError::Unknown))
@@ -184,46 +187,51 @@ impl Committer {
         group
     }
 
-    /// Appends a group until its outcome is known, or the deadline is past. Answers everybody.
+    /// Appends a group until its outcome is known, or its units' time is up. Answers everybody.
     async fn commit(&mut self, group: Vec<Waiting>) {
         let mut open = vec![(group, false)];
-        let until = Instant::now() + self.options.deadline;
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
-        while let Some((mut group, mut perhaps_written)) = open.pop() {
-            match self.attempt(&group).await {
-                Ok(outcomes) => answer(group, outcomes),
+        while let Some((group, mut perhaps_written)) = open.pop() {
+            let Some(mut group) = still_wanted(group, perhaps_written) else { continue };
+            let failure = match self.attempt(&group).await {
+                Ok(outcomes) => {
+                    answer(group, outcomes);
+                    continue;
+                }
+                Err(failure) => failure,
+            };
+            perhaps_written |= failure.kind == Kind::Lost;
+            match failure.kind {
+                Kind::Lost | Kind::Away => self.tell_and_wait(&failure, group.len(), &mut backoff).await,
                 // A lock that the attempt before may still hold, waiting for a standby, says as little as a lost connection.
-                Err(failure)
-                    if failure.meaning == Meaning::ConnectionLost || (perhaps_written && failure.is_lock_timeout()) =>
-                {
-                    perhaps_written |= failure.under_way;
-                    tracing::warn!(
-                        error = %Chain(&failure.error), units = group.len(), perhaps_written,
-                        "The connection to the event store was lost during an append; trying again"
-                    );
-                    if Instant::now() >= until {
-                        let error = if perhaps_written { AppendError::Unknown } else { AppendError::Unavailable };
-                        refuse(group, &error);
-                    } else {
-                        tokio::time::sleep(backoff.next_wait()).await;
-                        open.push((group, perhaps_written));
-                    }
+                Kind::NotNow if perhaps_written => self.tell_and_wait(&failure, group.len(), &mut backoff).await,
+                Kind::NotNow => {
+                    tracing::error!(error = %Chain(&failure.error), units = group.len(), "An append was given up: the log's lock is held, or somebody cancelled it");
+                    refuse(group, &AppendError::Unavailable);
+                    continue;
                 }
                 // Should an attempt before have been cut off, this refusal does not say what became of that one.
-                Err(_) if perhaps_written => refuse(group, &AppendError::Unknown),
-                Err(failure) if failure.is_lock_timeout() => {
-                    tracing::error!("Somebody holds the event log's lock; the append was given up");
-                    refuse(group, &AppendError::Unavailable);
+                Kind::Refused if perhaps_written => {
+                    refuse(group, &AppendError::Unknown);
+                    continue;
                 }
                 // One unit spoils the group: halve it until that one stands alone. Order between units does not matter.
-                Err(_) if group.len() > 1 => {
+                Kind::Refused if group.len() > 1 => {
                     let second_half = group.split_off(group.len() / 2);
                     open.push((second_half, false));
-                    open.push((group, false));
                 }
-                Err(failure) => refuse(group, &AppendError::Refused(Arc::new(failure.error))),
+                Kind::Refused => {
+                    refuse(group, &AppendError::Refused(Arc::new(failure.error)));
+                    continue;
+                }
             }
+            open.push((group, perhaps_written));
         }
+    }
+
+    async fn tell_and_wait(&self, failure: &Failure, units: usize, backoff: &mut Backoff) {
+        tracing::warn!(error = %Chain(&failure.error), units, "An append did not get through; trying again");
+        tokio::time::sleep(backoff.next_wait()).await;
     }
 
     async fn attempt(&mut self, group: &[Waiting]) -> Result<Vec<Outcome>, Failure> {
@@ -234,8 +242,8 @@ impl Committer {
         let units: Vec<_> = group.iter().map(|waiting| &waiting.unit).collect();
         let appended =
             bounded(self.options.attempt_limit, append(&mut connection, &units)).await.map_err(Failure::during);
-        // After a lost connection or a time-out this one is dropped: its state is unknown as well.
-        if appended.as_ref().err().is_none_or(|failure| failure.meaning == Meaning::Refused) {
+        // Otherwise it is dropped: its state is unknown as well, or its server is the wrong one.
+        if appended.as_ref().err().is_none_or(|failure| matches!(failure.kind, Kind::NotNow | Kind::Refused)) {
             self.connection = Some(connection);
         }
         appended
@@ -245,26 +253,48 @@ impl Committer {
 /// A failed attempt.
 struct Failure {
     error: sqlx::Error,
-    meaning: Meaning,
-    /// Whether the statement may have reached the server.
-    under_way: bool,
+    kind: Kind,
+}
+
+/// What a failed attempt says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// The connection ended under way: the outcome is unknown.
+    Lost,
+    /// There is no server that takes writes; nothing was written.
+    Away,
+    /// Nothing was written, this time.
+    NotNow,
+    /// The server refused these units; nothing was written.
+    Refused,
 }
 
 impl Failure {
     fn before(error: sqlx::Error) -> Self {
-        // Whatever keeps us from connecting (also a refused password) may pass, and nothing is written.
-        Self { error, meaning: Meaning::ConnectionLost, under_way: false }
+        // Whatever keeps us from connecting (also a refused password) may pass.
+        Self { error, kind: Kind::Away }
     }
 
     fn during(error: sqlx::Error) -> Self {
         // Only the server's own word is definite: an answer that cannot be understood may be that of a commit.
-        let meaning = if error.as_database_error().is_some() { meaning(&error) } else { Meaning::ConnectionLost };
-        Self { error, meaning, under_way: true }
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        let kind = match code.as_deref() {
+            None => Kind::Lost,
+            Some(READ_ONLY) => Kind::Away,
+            Some(code) if NOT_NOW.contains(&code) => Kind::NotNow,
+            Some(_) if meaning(&error) == Meaning::ConnectionLost => Kind::Lost,
+            Some(_) => Kind::Refused,
+        };
+        Self { error, kind }
     }
+}
 
-    fn is_lock_timeout(&self) -> bool {
-        self.error.as_database_error().is_some_and(|error| error.code().as_deref() == Some(LOCK_NOT_AVAILABLE))
-    }
+/// The units whose time is not up; the others are answered.
+fn still_wanted(group: Vec<Waiting>, perhaps_written: bool) -> Option<Vec<Waiting>> {
+    let now = Instant::now();
+    let (wanted, late): (Vec<_>, Vec<_>) = group.into_iter().partition(|waiting| waiting.until > now);
+    refuse(late, if perhaps_written { &AppendError::Unknown } else { &AppendError::Unavailable });
+    (!wanted.is_empty()).then_some(wanted)
 }
 
 async fn bounded<T>(limit: Duration, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {

@@ -12,6 +12,7 @@ use shared::{
     value::ConfigJson,
 };
 use sqlx::PgPool;
+use tokio::time::timeout_at;
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -29,6 +30,9 @@ pub enum StoreError {
     /// The state could not be read; nothing was written.
     #[error("the configuration could not be loaded")]
     Load(#[source] sqlx::Error),
+    /// The command's time was up before it was loaded; nothing was written.
+    #[error("the configuration could not be loaded in time")]
+    Late,
     /// A newer release wrote it.
     #[error("the configuration's history is not understood")]
     UnknownEvent(#[from] UnknownEvent),
@@ -50,6 +54,7 @@ impl StoreError {
         match self {
             Self::Load(error) => meaning(error) == Meaning::ConnectionLost,
             Self::Append(error) => matches!(error, AppendError::Unavailable),
+            Self::Late => true,
             _ => false,
         }
     }
@@ -116,7 +121,7 @@ impl ConfigEventStore {
             payload: event.payload(),
             metadata: metadata.clone(),
         });
-        let appended = self.committer.append(Unit { command_id, events: events.collect() }).await?;
+        let appended = self.committer.append(Unit { command_id, events: events.collect() }, scope.until()).await?;
         let version = version + last as u64 + 1;
         let position = shared::position::Position(appended.first.0 + last as u64);
         let token = PositionToken::new(position, command_id);
@@ -144,10 +149,12 @@ impl EventStore<ConfigValue> for ConfigEventStore {
     }
 
     async fn load_aggregate(&self, name: &str) -> Result<LoadedConfig, AggregateError<Refusal>> {
-        let loaded = load::load(&self.pool, &ConfigName::stored(name)).await.map_err(into_aggregate_error)?;
-        if let Some(scope) = CommandScope::current() {
-            scope.loaded(loaded.token);
-        }
+        let name = ConfigName::stored(name);
+        let load = load::load(&self.pool, &name);
+        let Some(scope) = CommandScope::current() else { return load.await.map_err(into_aggregate_error) };
+        let loaded = timeout_at(scope.until(), load).await.unwrap_or(Err(StoreError::Late));
+        let loaded = loaded.map_err(into_aggregate_error)?;
+        scope.loaded(loaded.token);
         Ok(loaded)
     }
 

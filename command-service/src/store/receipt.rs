@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use shared::{moment::Moment, position::PositionToken, value::ConfigJson};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 /// Where a command stands in the log.
@@ -27,6 +28,7 @@ pub struct CommandScope(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     command_id: Uuid,
+    until: Instant,
     found: Mutex<Found>,
 }
 
@@ -41,11 +43,11 @@ tokio::task_local! {
 }
 
 impl CommandScope {
-    /// Of a command with this identity.
+    /// Of a command with this identity, that is to be done, or given up, by `until`.
     #[must_use]
-    pub fn new(command_id: Uuid) -> Self {
+    pub fn new(command_id: Uuid, until: Instant) -> Self {
         let found = Found { decided_at: PositionToken::ZERO, receipt: None };
-        Self(Arc::new(Inner { command_id, found: Mutex::new(found) }))
+        Self(Arc::new(Inner { command_id, until, found: Mutex::new(found) }))
     }
 
     /// Runs the command in this scope.
@@ -63,6 +65,12 @@ impl CommandScope {
     #[must_use]
     pub fn command_id(&self) -> Uuid {
         self.0.command_id
+    }
+
+    /// When it is given up.
+    #[must_use]
+    pub fn until(&self) -> Instant {
+        self.0.until
     }
 
     /// The place of the last event that the decision rests on.

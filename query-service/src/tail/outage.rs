@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use shared::backoff::Backoff;
+use shared::{backoff::Backoff, telemetry::Chain};
 
 use super::link::LinkError;
 
@@ -31,14 +31,14 @@ impl Outages {
     /// The log cannot be followed, or no longer; tells how long to wait before it is tried again.
     pub(super) fn lost(&mut self, error: &LinkError, has_state: bool) -> Duration {
         let cause = error.short_cause();
-        let chain = error as &(dyn std::error::Error + 'static);
+        let chain = Chain(error);
         self.since.get_or_insert_with(Instant::now);
         if std::mem::take(&mut self.in_contact) {
-            tracing::warn!(error = chain, "Lost the connection to EventStore: {cause}; reconnecting");
+            tracing::warn!(error = %chain, "Lost the connection to EventStore: {cause}; reconnecting");
         } else if std::mem::replace(&mut self.said_failed, true) {
-            tracing::debug!(error = chain, "EventStore is still out of reach: {cause}");
+            tracing::debug!(error = %chain, "EventStore is still out of reach: {cause}");
         } else {
-            tracing::error!(error = chain, "Failed to subscribe to EventStore: {cause}");
+            tracing::error!(error = %chain, "Failed to subscribe to EventStore: {cause}");
             if !has_state {
                 tracing::warn!("Starting with empty state due to event read failure");
                 tracing::warn!("Starting without event subscription - real-time updates disabled");
