@@ -210,15 +210,15 @@ impl Committer {
                     refuse(group, &AppendError::Unavailable);
                     continue;
                 }
-                // Should an attempt before have been cut off, this refusal does not say what became of that one.
-                Kind::Refused if perhaps_written => {
-                    refuse(group, &AppendError::Unknown);
-                    continue;
-                }
                 // One unit spoils the group: halve it until that one stands alone. Order between units does not matter.
                 Kind::Refused if group.len() > 1 => {
                     let second_half = group.split_off(group.len() / 2);
-                    open.push((second_half, false));
+                    open.push((second_half, perhaps_written));
+                }
+                // An attempt before was cut off, and may yet be carried out: this refusal does not speak for it.
+                Kind::Refused if perhaps_written => {
+                    refuse(group, &AppendError::Unknown);
+                    continue;
                 }
                 Kind::Refused => {
                     refuse(group, &AppendError::Refused(Arc::new(failure.error)));
