@@ -18,9 +18,6 @@ use sqlx::postgres::PgConnectOptions;
 /// Port of the command service.
 pub const DEFAULT_PORT: u16 = 4001;
 
-/// How long a service waits at its start for its database.
-pub const DATABASE_WAIT: Duration = Duration::from_secs(60);
-
 /// How long a write waits for the projection that it is to be visible in.
 pub const VISIBILITY_WAIT: Duration = Duration::from_secs(2);
 
@@ -112,7 +109,7 @@ impl Config {
     pub fn new(database: PgConnectOptions) -> Self {
         Self {
             database,
-            database_wait: DATABASE_WAIT,
+            database_wait: database::STARTUP_WAIT,
             max_value_bytes: DEFAULT_MAX_VALUE_BYTES,
             redaction: Redaction::by_default(),
             visible_in: None,

@@ -25,7 +25,8 @@ fn run(cli: &Cli) -> Result<(), BoxError> {
     runtime.block_on(async {
         if let Some(Task::Migrate { migrate_database_url, create_roles }) = &cli.task {
             let url = migrate_database_url.as_ref().or(cli.serve.database_url.as_ref()).ok_or(NoDatabase)?;
-            schema::migrate_at(&database::connect_options(url, "migrate")?, *create_roles).await?;
+            schema::migrate_at(&database::connect_options(url, "migrate")?, *create_roles, database::STARTUP_WAIT)
+                .await?;
             tracing::info!("The schema is at version {}", schema::version());
             return Ok(());
         }

@@ -95,13 +95,12 @@ impl Config {
     /// The defaults, over this log.
     #[must_use]
     pub fn new(database: PgConnectOptions) -> Self {
-        let redact = shared::redaction::DEFAULT_REDACT_NAMES.split(',');
         Self {
             database,
             poll_interval: Duration::from_millis(DEFAULT_POLL_INTERVAL_MS),
             listen_for_hints: true,
             min_position_wait: DEFAULT_MIN_POSITION_WAIT,
-            redaction: Redaction::new(redact).expect("the default patterns are valid"),
+            redaction: Redaction::by_default(),
             clock: Clock::system(),
         }
     }

@@ -1,9 +1,14 @@
 //! The database's schema: applying the migrations, and refusing a database that is not at our version.
 
+use std::time::Duration;
+
 use sqlx::{
     Connection, Executor, PgConnection,
     migrate::{Migrate, MigrateError, Migrator},
+    postgres::PgConnectOptions,
 };
+
+use crate::database::{self, ConnectError};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 const ROLES: &str = include_str!("../../migrations/roles.sql");
@@ -47,7 +52,10 @@ pub enum SchemaError {
     /// A migration failed; it is rolled back.
     #[error("a migration failed and was rolled back")]
     Failed(#[source] MigrateError),
-    /// The database is out of reach or refused.
+    /// There is no connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The database went away, or refused.
     #[error("the schema's version could not be read")]
     Database(#[from] sqlx::Error),
 }
@@ -115,18 +123,28 @@ pub async fn check(connection: &mut PgConnection) -> Result<(), SchemaError> {
     Ok(())
 }
 
-/// Connects and migrates: `command-service migrate`, and the start of the standalone.
+/// Connects and checks, for the start of a service. A database that is not up yet is waited for, up to `limit`.
+///
+/// # Errors
+/// As [`check`]; and when the database is out of reach.
+pub async fn check_at(options: &PgConnectOptions, limit: Duration) -> Result<(), SchemaError> {
+    let mut connection = database::connect_when_up(options, limit).await?;
+    check(&mut connection).await?;
+    Ok(connection.close().await?)
+}
+
+/// Connects and migrates: `command-service migrate`, and the start of the standalone. A database that is not up yet is
+/// waited for, up to `limit`.
 ///
 /// # Errors
 /// When the database is out of reach, newer, different, or refuses.
-pub async fn migrate_at(options: &sqlx::postgres::PgConnectOptions, roles: bool) -> Result<(), SchemaError> {
-    let mut connection = PgConnection::connect_with(options).await?;
+pub async fn migrate_at(options: &PgConnectOptions, roles: bool, limit: Duration) -> Result<(), SchemaError> {
+    let mut connection = database::connect_when_up(options, limit).await?;
     // A migration may take its time, and so may that of another process, which is waited for.
     connection.execute("set statement_timeout = 0").await?;
     if roles {
         create_roles(&mut connection).await?;
     }
     migrate(&mut connection).await?;
-    connection.close().await?;
-    Ok(())
+    Ok(connection.close().await?)
 }

@@ -2,13 +2,19 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use clap::{Args, builder::BoolishValueParser};
+use clap::{
+    Args,
+    builder::{BoolishValueParser, RangedU64ValueParser},
+};
 
 use crate::{
     redaction::{DEFAULT_REDACT_NAMES, InvalidPattern, Redaction},
     telemetry::LogFormat,
     value::DEFAULT_MAX_VALUE_BYTES,
 };
+
+/// Largest setting of the largest value: a quarter of what may wait for the log, 16 MiB.
+const LARGEST_MAX_VALUE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Where to serve.
 #[derive(Args, Clone, Debug)]
@@ -70,8 +76,9 @@ impl LogArgs {
 /// What is accepted from clients.
 #[derive(Args, Clone, Debug)]
 pub struct LimitArgs {
-    /// Largest value, in bytes of its JSON text
-    #[arg(long, env = "MAX_VALUE_BYTES", default_value_t = DEFAULT_MAX_VALUE_BYTES, value_name = "BYTES")]
+    /// Largest value, in bytes of its JSON text (1 to 16777216)
+    #[arg(long, env = "MAX_VALUE_BYTES", default_value_t = DEFAULT_MAX_VALUE_BYTES, value_name = "BYTES",
+          value_parser = RangedU64ValueParser::<usize>::new().range(1..=LARGEST_MAX_VALUE_BYTES))]
     pub max_value_bytes: usize,
 }
 

@@ -32,7 +32,8 @@ impl App {
     /// # Errors
     /// When the database is out of reach, or its schema cannot be brought to this release's version.
     pub async fn build(config: Config) -> Result<Self, BoxError> {
-        schema::migrate_at(&database::connect_options(&config.database_url, "config-api migrate")?, false).await?;
+        let migrating = database::connect_options(&config.database_url, "config-api migrate")?;
+        schema::migrate_at(&migrating, false, database::STARTUP_WAIT).await?;
         let database = |application| database::connect_options(&config.database_url, application);
         let query = query_service::App::build(query_service::Config {
             redaction: config.redaction.clone(),

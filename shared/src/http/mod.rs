@@ -9,6 +9,7 @@ pub mod conditional;
 pub mod context;
 pub mod health;
 pub mod negotiation;
+pub mod parameters;
 pub mod path;
 pub mod problem;
 pub mod server;
