@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use cqrs_es::CqrsFramework;
 use shared::{
-    database,
-    http::health::{Access, Check, DatabaseCheck, EventStoreCheck, Health},
+    database::{self, Access},
+    http::health::{Check, DatabaseCheck, EventStoreCheck, Health},
     schema::{self, SchemaError},
     service::{ServeError, Service},
     tasks::CriticalTasks,
@@ -39,7 +39,7 @@ impl App {
     /// # Errors
     /// When the database does not come up in time, or is not at this release's version.
     pub async fn build(config: Config) -> Result<Self, SchemaError> {
-        schema::check_at(&config.database, config.database_wait).await?;
+        schema::check_at(&config.database, Access::Append, config.database_wait).await?;
         let pool = database::writable_pool(config.database.clone(), POOL_CONNECTIONS);
         let health_pool = database::pool(config.database.clone(), HEALTH_CONNECTIONS);
         let tracked = TaskTracker::new();

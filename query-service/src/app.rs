@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use shared::{
-    database,
-    http::health::{Access, Check, DatabaseCheck, EventStoreCheck, Health},
+    database::{self, Access},
+    http::health::{Check, DatabaseCheck, EventStoreCheck, Health},
     position::Applied,
     service::{ServeError, Service},
     tasks::CriticalTasks,

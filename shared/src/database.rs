@@ -97,6 +97,20 @@ pub async fn is_writable(connection: &mut PgConnection) -> Result<bool, sqlx::Er
     sqlx::query_scalar("select current_setting('transaction_read_only') = 'off'").fetch_one(connection).await
 }
 
+/// What a service does with the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reads it; it can serve what it has read while the log is away.
+    Read,
+    /// Appends to it, and can do nothing without it.
+    Append,
+}
+
+/// No database was named.
+#[derive(Debug, thiserror::Error)]
+#[error("no database is named; set DATABASE_URL or --database-url to postgres://user:password@host:5432/config_api")]
+pub struct NoDatabase;
+
 /// Why there is no connection at the start.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -109,7 +123,7 @@ pub enum ConnectError {
         source: sqlx::Error,
     },
     /// It is there and refuses us.
-    #[error("the database refuses the connection")]
+    #[error("the database refuses the connection; {}", remedy(.0))]
     Refused(#[source] sqlx::Error),
 }
 
@@ -139,8 +153,20 @@ pub async fn connect_when_up(options: &PgConnectOptions, limit: Duration) -> Res
     }
 }
 
-/// Not there, starting up, or full.
-fn may_pass(error: &sqlx::Error) -> bool {
+/// What to do about a refused connection.
+fn remedy(error: &sqlx::Error) -> &'static str {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    match code.as_deref() {
+        Some("28P01" | "28000") => "check user and password in DATABASE_URL, and the server's pg_hba.conf",
+        Some("3D000") => "check the database's name in DATABASE_URL, or create it: createdb config_api",
+        Some("42501") => "the user lacks the right to connect: grant connect on database … to …",
+        _ => "check DATABASE_URL, and whether the server speaks TLS (sslmode)",
+    }
+}
+
+/// Whether it may succeed later: the server is not there, starting up, or full.
+#[must_use]
+pub fn may_pass(error: &sqlx::Error) -> bool {
     const TOO_MANY_CONNECTIONS: &str = "53300";
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     meaning(error) == Meaning::ConnectionLost || code.as_deref() == Some(TOO_MANY_CONNECTIONS)

@@ -8,7 +8,7 @@ use sqlx::{
     postgres::PgConnectOptions,
 };
 
-use crate::database::{self, ConnectError};
+use crate::database::{self, Access, ConnectError};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 const ROLES: &str = include_str!("../../migrations/roles.sql");
@@ -52,6 +52,19 @@ pub enum SchemaError {
     /// A migration failed; it is rolled back.
     #[error("a migration failed and was rolled back")]
     Failed(#[source] MigrateError),
+    /// The user may not do with the log what the service is for.
+    #[error(
+        "the database user {user} may not {what} the event log; as a superuser: grant {group} to \"{user}\" (after \
+         `command-service migrate --create-roles`)"
+    )]
+    MissingRight {
+        /// As whom we are connected.
+        user: String,
+        /// `read` or `append to`.
+        what: &'static str,
+        /// The group role that has the right.
+        group: &'static str,
+    },
     /// There is no connection.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -93,15 +106,32 @@ pub async fn create_roles(connection: &mut PgConnection) -> Result<(), sqlx::Err
     Ok(())
 }
 
-/// Checks that the database is at this release's version, neither older nor newer.
+/// What [`Access`] needs, by name: [`check`] has to tell it in a database that lacks the objects, too.
+const RIGHTS: &str = "
+select current_user::text,
+       coalesce(bool_and(has_table_privilege(to_regclass(name), 'select')), true)
+       and (not $1 or coalesce((select bool_and(has_function_privilege(oid, 'execute'))
+                                  from pg_proc where proname = 'append_events' and pronamespace = 'public'::regnamespace), true))
+  from unnest(array['events', '_sqlx_migrations']) as name";
+
+/// Checks that the database is at this release's version, neither older nor newer, and that we may use it.
 ///
 /// # Errors
 /// When it is not, or cannot be asked.
-pub async fn check(connection: &mut PgConnection) -> Result<(), SchemaError> {
+pub async fn check(connection: &mut PgConnection, access: Access) -> Result<(), SchemaError> {
     let table: Option<String> =
         sqlx::query_scalar("select to_regclass('_sqlx_migrations')::text").fetch_one(&mut *connection).await?;
     if table.is_none() {
         return Err(SchemaError::Older { found: 0, ours: version() });
+    }
+    let (user, allowed): (String, bool) =
+        sqlx::query_as(RIGHTS).bind(access == Access::Append).fetch_one(&mut *connection).await?;
+    if !allowed {
+        let (what, group) = match access {
+            Access::Read => ("read", "config_api_reader"),
+            Access::Append => ("append to", "config_api_writer"),
+        };
+        return Err(SchemaError::MissingRight { user, what, group });
     }
     if let Some(version) = connection.dirty_version().await.map_err(SchemaError::Failed)? {
         return Err(SchemaError::Dirty { version });
@@ -127,9 +157,9 @@ pub async fn check(connection: &mut PgConnection) -> Result<(), SchemaError> {
 ///
 /// # Errors
 /// As [`check`]; and when the database is out of reach.
-pub async fn check_at(options: &PgConnectOptions, limit: Duration) -> Result<(), SchemaError> {
+pub async fn check_at(options: &PgConnectOptions, access: Access, limit: Duration) -> Result<(), SchemaError> {
     let mut connection = database::connect_when_up(options, limit).await?;
-    check(&mut connection).await?;
+    check(&mut connection, access).await?;
     Ok(connection.close().await?)
 }
 

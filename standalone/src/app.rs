@@ -5,6 +5,7 @@ use shared::{
     redaction::Redaction,
     schema,
     service::{ServeError, Service},
+    settings::usage,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -32,7 +33,7 @@ impl App {
     /// # Errors
     /// When the database is out of reach, or its schema cannot be brought to this release's version.
     pub async fn build(config: Config) -> Result<Self, BoxError> {
-        let migrating = database::connect_options(&config.database_url, "config-api migrate")?;
+        let migrating = database::connect_options(&config.database_url, "config-api migrate").map_err(usage)?;
         schema::migrate_at(&migrating, false, database::STARTUP_WAIT).await?;
         let database = |application| database::connect_options(&config.database_url, application);
         let query = query_service::App::build(query_service::Config {

@@ -7,7 +7,10 @@ use futures_util::future::{BoxFuture, join_all};
 use serde_json::{Map, Value, json};
 use sqlx::PgPool;
 
-use crate::{clock::Clock, database};
+use crate::{
+    clock::Clock,
+    database::{self, Access},
+};
 
 /// Longest that one check may take.
 const CHECK_LIMIT: Duration = Duration::from_secs(2);
@@ -118,15 +121,6 @@ impl Check for DatabaseCheck {
             answer.map(drop).map_err(|_| "the database does not answer".to_owned())
         })
     }
-}
-
-/// What a service does with the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Reads it; it can serve what it has read while the log is away.
-    Read,
-    /// Appends to it, and can do nothing without it.
-    Append,
 }
 
 /// The log can be used as the service uses it: the database is the right one, and takes writes if there are some.

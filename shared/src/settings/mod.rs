@@ -1,6 +1,15 @@
-//! Settings that all binaries name alike, as flags and in the environment.
+//! Settings: what all binaries name alike, and how each reads its own.
+//!
+//! ```text
+//! file ─► defaults ─► clap: environment, flags ─► the binary's settings ─► print (--print-config)
+//! ```
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+mod file;
+mod print;
+mod read;
+mod usage;
+
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{
     Args,
@@ -9,21 +18,37 @@ use clap::{
 
 use crate::{
     redaction::{DEFAULT_REDACT_NAMES, InvalidPattern, Redaction},
-    telemetry::LogFormat,
+    telemetry::{DEFAULT_FILTER, Filter, LogFormat},
     value::DEFAULT_MAX_VALUE_BYTES,
 };
 
 /// Largest setting of the largest value: a quarter of what may wait for the log, 16 MiB.
 const LARGEST_MAX_VALUE_BYTES: u64 = 16 * 1024 * 1024;
 
+pub use read::{Asked, parse, read};
+pub use usage::{UsageError, usage};
+
+/// Where settings come from, beside flags and the environment.
+#[derive(Args, Clone, Debug)]
+pub struct SourceArgs {
+    /// TOML file of settings, named as the flags are: max_value_bytes = 65536; flags and environment win over it.
+    /// Example: /etc/config-api.toml
+    #[arg(long, env = "CONFIG_FILE", value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+
+    /// Print the settings as they are now, each with where it comes from and without its secrets, and exit
+    #[arg(long)]
+    pub print_config: bool,
+}
+
 /// Where to serve.
 #[derive(Args, Clone, Debug)]
 pub struct ListenArgs {
-    /// Address and port to serve on [default: 127.0.0.1 and the binary's own port]; example: 127.0.0.1:4000
+    /// Address and port to serve on; example: 0.0.0.0:4000
     #[arg(long, env = "LISTEN_ADDR", value_name = "ADDRESS:PORT")]
-    pub listen: Option<SocketAddr>,
+    pub listen: SocketAddr,
 
-    /// Serve on an address that other machines reach although nobody has to authenticate
+    /// Serve on an address that other machines reach although nobody has to authenticate; example: true
     #[arg(long, env = "INSECURE_NO_AUTH", value_parser = BoolishValueParser::new())]
     pub insecure_no_auth: bool,
 }
@@ -41,8 +66,8 @@ impl ListenArgs {
     ///
     /// # Errors
     /// When it is not loopback and nobody has said that this is meant.
-    pub fn address(&self, default_port: u16) -> Result<SocketAddr, OpenToAll> {
-        let address = self.listen.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), default_port));
+    pub fn address(&self) -> Result<SocketAddr, OpenToAll> {
+        let address = self.listen;
         if address.ip().to_canonical().is_loopback() || self.insecure_no_auth {
             Ok(address)
         } else {
@@ -54,11 +79,17 @@ impl ListenArgs {
 /// What the process tells.
 #[derive(Args, Clone, Debug)]
 pub struct LogArgs {
-    /// Form of the log; its level is set by RUST_LOG (default: info; example: RUST_LOG=info,query_service=debug)
+    /// Form of the log; example: json
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
 
-    /// Names whose values never reach the log: comma-separated, `*` for any characters, case does not matter
+    /// What is logged: a level (error, warn, info, debug, trace), or levels of parts. Can be changed while it runs, at
+    /// /v1/log-filter. Example: info,query_service=debug
+    #[arg(long, env = "RUST_LOG", default_value = DEFAULT_FILTER, value_name = "FILTER")]
+    pub log_filter: Filter,
+
+    /// Names whose values never reach the log: comma-separated, `*` for any characters, case does not matter.
+    /// Example: *secret*,*.pem
     #[arg(long, env = "REDACT_NAMES", default_value = DEFAULT_REDACT_NAMES, value_name = "PATTERNS")]
     pub redact_names: String,
 }
@@ -76,7 +107,7 @@ impl LogArgs {
 /// What is accepted from clients.
 #[derive(Args, Clone, Debug)]
 pub struct LimitArgs {
-    /// Largest value, in bytes of its JSON text (1 to 16777216)
+    /// Largest value, in bytes of its JSON text, 1 to 16777216; example: 65536
     #[arg(long, env = "MAX_VALUE_BYTES", default_value_t = DEFAULT_MAX_VALUE_BYTES, value_name = "BYTES",
           value_parser = RangedU64ValueParser::<usize>::new().range(1..=LARGEST_MAX_VALUE_BYTES))]
     pub max_value_bytes: usize,
@@ -87,7 +118,7 @@ mod tests {
     use super::*;
 
     fn address(listen: &str, insecure_no_auth: bool) -> Result<SocketAddr, OpenToAll> {
-        ListenArgs { listen: Some(listen.parse().unwrap()), insecure_no_auth }.address(4000)
+        ListenArgs { listen: listen.parse().unwrap(), insecure_no_auth }.address()
     }
 
     #[test]
