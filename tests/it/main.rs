@@ -7,6 +7,7 @@ mod conditional;
 mod contract;
 mod crash;
 mod log_order;
+mod process;
 mod replicas;
 mod schema;
 mod values;
