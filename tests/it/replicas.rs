@@ -1,5 +1,7 @@
 //! Several services on one database, and what the query service does when its log is slow, away or another.
 
+use std::collections::HashSet;
+
 use embedded_postgres::StopMode;
 use end_to_end::{CommandService, Database, LogLines, QueryService, cluster, until};
 use serde_json::json;
@@ -195,6 +197,16 @@ async fn a_hole_in_the_log_is_an_alarm_and_never_skipped() {
     .await;
     assert_eq!(query.client.value("behind").await.status, 404);
     assert_eq!(query.client.value("a").await.short(), (200, "1"));
+    // Said once, not for each attempt.
+    let mut watcher = database.connect().await;
+    let newest = "select max(query_start)::text from pg_stat_activity where datname = current_database()
+                     and application_name = 'tests query' and query like '%where position >= %'";
+    let mut attempts = HashSet::new();
+    until("it was tried again", async || {
+        attempts.insert(sqlx::query_scalar::<_, String>(newest).fetch_one(&mut watcher).await.unwrap());
+        (attempts.len() > 2).then_some(())
+    })
+    .await;
     // Filled, it goes on by itself.
     database
         .execute(
