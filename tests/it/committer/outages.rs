@@ -24,7 +24,7 @@ async fn an_append_whose_session_is_ended_is_repeated_and_its_client_notices_not
     writing.spawn(put(service.client.clone(), "a"));
     let first = log.until_waiting(1).await[0];
     log.terminate(first).await;
-    until("it waits in another session", async || (log.until_waiting(1).await[0] != first).then_some(())).await;
+    until_waiting_elsewhere(&mut log, first).await;
     log.release().await;
 
     let answer = writing.join_next().await.unwrap().unwrap();
@@ -78,6 +78,29 @@ async fn an_append_that_is_cut_off_to_its_end_is_unknown_and_may_be_written_all_
     network.up();
     assert_eq!(place(committer.append(unit).await), Ok(1), "the same command gets its receipt");
     assert_eq!(names(&mut watcher).await, ["a"]);
+}
+
+/// The session that was lost may still carry the append out; only an answer to its very repetition settles it.
+#[tokio::test]
+async fn after_a_lost_session_a_refusal_or_a_cancel_does_not_say_that_nothing_was_written() {
+    let database = Database::new().await;
+    database.execute("alter table events add constraint poison check (aggregate_id <> 'poison')").await;
+    let committer = Running::on(&database.url, CommitterOptions::default());
+    for (name, cancelled, expected) in [("poison", false, Err("unknown")), ("a", true, Ok(1))] {
+        let mut log = HeldLog::take(&database).await;
+        let lost_and_repeated = async {
+            let lost = log.until_waiting(1).await[0];
+            log.terminate(lost).await;
+            let again = until_waiting_elsewhere(&mut log, lost).await;
+            if cancelled {
+                log.cancel(again).await;
+            }
+            log.release().await;
+        };
+        let (appended, ()) = tokio::join!(committer.append(set(name, 0)), lost_and_repeated);
+        assert_eq!(place(appended), expected, "{name}");
+    }
+    assert_eq!(names(&mut database.connect().await).await, ["a"]);
 }
 
 #[tokio::test]
@@ -154,6 +177,14 @@ async fn set_read_only(admin: &mut PgConnection, on_or_off: &str) {
         sqlx::query_scalar("select current_database()").fetch_one(&mut *admin).await.expect("it answers");
     let set = format!("alter database {database} set default_transaction_read_only = {on_or_off}");
     admin.execute(set.as_str()).await.expect("an owner may");
+}
+
+async fn until_waiting_elsewhere(log: &mut HeldLog, before: i32) -> i32 {
+    until("it waits in another session", async || {
+        let now = log.until_waiting(1).await[0];
+        (now != before).then_some(now)
+    })
+    .await
 }
 
 async fn until_written(watcher: &mut PgConnection, name: &str) {
