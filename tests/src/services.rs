@@ -106,9 +106,6 @@ impl Standalone {
 impl Running {
     /// Waits until `/v1/ready` says so.
     pub async fn until_ready(&self) {
-        crate::until("the service is ready", async || {
-            self.client.get("/v1/ready").await.status.is_success().then_some(())
-        })
-        .await;
+        self.client.until_ready().await;
     }
 }
