@@ -9,7 +9,7 @@ use shared::{
     ids::Ids,
     position::Applied,
     redaction::Redaction,
-    settings::{LimitArgs, ListenArgs, LogArgs, SourceArgs, UsageError, usage},
+    settings::{LimitArgs, ListenArgs, LogArgs, SourceArgs, StartArgs, UsageError, usage},
     value::DEFAULT_MAX_VALUE_BYTES,
 };
 use sqlx::postgres::PgConnectOptions;
@@ -56,6 +56,9 @@ pub struct ServeArgs {
     /// The event log's database; example: postgres://user:password@localhost:5432/config_api
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", global = true)]
     pub database_url: Option<String>,
+    /// How to begin.
+    #[command(flatten)]
+    pub start: StartArgs,
     /// Where to serve.
     #[command(flatten)]
     pub listen: ListenArgs,
@@ -94,6 +97,7 @@ impl Config {
     pub fn from_args(args: &ServeArgs) -> Result<(Self, SocketAddr), UsageError> {
         let url = args.database_url.as_deref().ok_or_else(|| usage(database::NoDatabase))?;
         let config = Self {
+            database_wait: args.start.database_wait(),
             max_value_bytes: args.limits.max_value_bytes,
             redaction: args.log.redaction().map_err(usage)?,
             ..Self::new(database::connect_options(url, "command-service").map_err(usage)?)

@@ -34,7 +34,7 @@ fn run(cli: &Cli) -> Result<(), BoxError> {
             let url = migrate_database_url.as_ref().or(cli.serve.database_url.as_ref());
             let options =
                 database::connect_options(url.ok_or_else(|| usage(database::NoDatabase))?, "migrate").map_err(usage)?;
-            schema::migrate_at(&options, *create_roles, database::STARTUP_WAIT).await?;
+            schema::migrate_at(&options, *create_roles, cli.serve.start.database_wait()).await?;
             tracing::info!("The schema is at version {}", schema::version());
             return Ok(());
         }

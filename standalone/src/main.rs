@@ -60,9 +60,10 @@ async fn serve(
     shutdown: CancellationToken,
 ) -> Result<(), BoxError> {
     let config = Config {
-        database_url,
+        database_wait: cli.start.database_wait(),
         max_value_bytes: cli.limits.max_value_bytes,
         redaction: cli.log.redaction().map_err(usage)?,
+        ..Config::new(database_url)
     };
     let address: SocketAddr = listener.local_addr()?;
     let app = tokio::select! {

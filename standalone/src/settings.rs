@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use shared::settings::{LimitArgs, ListenArgs, LogArgs, SourceArgs, UsageError, usage};
+use shared::settings::{LimitArgs, ListenArgs, LogArgs, SourceArgs, StartArgs, UsageError, usage};
 
 /// Where the standalone serves when nothing else is said: at the old system's port.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:4000";
@@ -22,6 +22,9 @@ pub struct Cli {
     /// Where the own Postgres's programs are [default: searched]; example: /usr/lib/postgresql/15/bin
     #[arg(long, env = "POSTGRES_BIN_DIR", value_name = "DIRECTORY")]
     pub postgres_bin_dir: Option<PathBuf>,
+    /// How to begin.
+    #[command(flatten)]
+    pub start: StartArgs,
     /// Where settings come from.
     #[command(flatten)]
     pub source: SourceArgs,

@@ -10,4 +10,5 @@ mod log_order;
 mod process;
 mod replicas;
 mod schema;
+mod start;
 mod values;

@@ -35,6 +35,30 @@ pub fn program(name: &str) -> PathBuf {
     program
 }
 
+/// How a program ended that never served.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// What it printed: its log, or what was asked for.
+    pub output: String,
+    /// What it complained of.
+    pub complaint: String,
+}
+
+/// Runs a program to its end.
+///
+/// # Panics
+/// When it does not end in time.
+pub async fn run(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Ended {
+    let mut command = Command::new(program(name));
+    command.args(arguments).env_clear().envs(environment.iter().copied()).stdin(Stdio::null()).kill_on_drop(true);
+    let ended = tokio::time::timeout(PATIENCE, command.output()).await.expect("it ends in time");
+    let ended = ended.expect("the program starts");
+    let text = |bytes| String::from_utf8(bytes).expect("it speaks UTF-8");
+    Ended { code: ended.status.code(), output: text(ended.stdout), complaint: text(ended.stderr) }
+}
+
 /// A program that runs.
 #[derive(Debug)]
 pub struct Process {

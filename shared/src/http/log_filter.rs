@@ -24,7 +24,7 @@ pub(super) fn routes() -> Router {
 
 async fn read() -> Result<Json<LogFilter>, Problem> {
     let filter = telemetry::filter().map_err(|_| fixed())?;
-    Ok(Json(LogFilter { filter }))
+    Ok(Json(LogFilter { filter: filter.to_string() }))
 }
 
 async fn change(headers: HeaderMap, body: Body) -> Result<Json<LogFilter>, Problem> {

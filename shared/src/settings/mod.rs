@@ -9,7 +9,7 @@ mod print;
 mod read;
 mod usage;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{
     Args,
@@ -17,6 +17,7 @@ use clap::{
 };
 
 use crate::{
+    database::STARTUP_WAIT,
     redaction::{DEFAULT_REDACT_NAMES, InvalidPattern, Redaction},
     telemetry::{DEFAULT_FILTER, Filter, LogFormat},
     value::DEFAULT_MAX_VALUE_BYTES,
@@ -101,6 +102,23 @@ impl LogArgs {
     /// When a pattern is malformed.
     pub fn redaction(&self) -> Result<Redaction, InvalidPattern> {
         Redaction::new(self.redact_names.split(','))
+    }
+}
+
+/// How to begin.
+#[derive(Args, Clone, Debug)]
+pub struct StartArgs {
+    /// How long to wait at the start for a database that is not up yet, in seconds, 0 to 3600; example: 300
+    #[arg(long, env = "DATABASE_WAIT_SECONDS", default_value_t = STARTUP_WAIT.as_secs(), value_name = "SECONDS",
+          global = true, value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub database_wait_seconds: u64,
+}
+
+impl StartArgs {
+    /// The wait.
+    #[must_use]
+    pub fn database_wait(&self) -> Duration {
+        Duration::from_secs(self.database_wait_seconds)
     }
 }
 

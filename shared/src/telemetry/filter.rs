@@ -1,6 +1,10 @@
 //! What is logged, and changing it while the process runs.
 
-use std::{fmt, str::FromStr, sync::OnceLock};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{Mutex, OnceLock, PoisonError},
+};
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{EnvFilter, Registry, reload};
@@ -8,8 +12,8 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 /// What is logged when nothing else is said. sqlx tells of every notice and retry, which tells nobody anything.
 pub const DEFAULT_FILTER: &str = "info,sqlx=warn";
 
-/// The process's log, once it is set up.
-static LOG: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+/// The process's log, once it is set up: how to change it, and what was said last.
+static LOG: OnceLock<(reload::Handle<EnvFilter, Registry>, Mutex<Filter>)> = OnceLock::new();
 
 /// A checked filter: levels, for everything or for parts: `info,query_service=debug`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,16 +69,17 @@ pub(super) fn layer(filter: &Filter) -> (reload::Layer<EnvFilter, Registry>, rel
 }
 
 /// Remembers how to change the process's log.
-pub(super) fn can_change(handle: reload::Handle<EnvFilter, Registry>) {
-    let _only_once = LOG.set(handle);
+pub(super) fn can_change(handle: reload::Handle<EnvFilter, Registry>, filter: &Filter) {
+    let _only_once = LOG.set((handle, Mutex::new(filter.clone())));
 }
 
 /// What is logged now.
 ///
 /// # Errors
 /// When the log was not set up by [`super::init`].
-pub fn filter() -> Result<String, Fixed> {
-    LOG.get().and_then(|log| log.with_current(ToString::to_string).ok()).ok_or(Fixed)
+pub fn filter() -> Result<Filter, Fixed> {
+    let (_, now) = LOG.get().ok_or(Fixed)?;
+    Ok(now.lock().unwrap_or_else(PoisonError::into_inner).clone())
 }
 
 /// Logs by this filter from now on.
@@ -82,7 +87,11 @@ pub fn filter() -> Result<String, Fixed> {
 /// # Errors
 /// When the log was not set up by [`super::init`].
 pub fn set_filter(filter: &Filter) -> Result<(), Fixed> {
-    LOG.get().and_then(|log| log.reload(filter.build()).ok()).ok_or(Fixed)
+    let (log, now) = LOG.get().ok_or(Fixed)?;
+    let mut now = now.lock().unwrap_or_else(PoisonError::into_inner);
+    log.reload(filter.build()).map_err(|_| Fixed)?;
+    *now = filter.clone();
+    Ok(())
 }
 
 #[cfg(test)]

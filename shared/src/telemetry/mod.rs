@@ -53,7 +53,7 @@ pub fn init(form: LogFormat, wanted: &Filter) -> Result<(), SetUpTwice> {
     };
     let (layer, handle) = filter::layer(wanted);
     tracing_subscriber::registry().with(layer).with(lines).try_init().map_err(SetUpTwice)?;
-    filter::can_change(handle);
+    filter::can_change(handle, wanted);
     Ok(())
 }
 
