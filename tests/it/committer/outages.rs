@@ -155,15 +155,18 @@ async fn a_server_that_takes_no_writes_is_left_until_it_or_another_does() {
 #[tokio::test]
 async fn a_write_waits_for_a_server_that_turned_read_only_while_it_was_connected() {
     let database = Database::new().await;
-    let log = LogLines::collect();
     let mut admin = database.connect().await;
     let service = CommandService::start(&database).await;
     service.client.put("before", 1).await;
     set_read_only(&mut admin, "on").await;
     admin.execute(TERMINATE_SERVICE).await.unwrap();
     let writable = async {
-        let read_only = |line: &String| line.starts_with(TRYING_AGAIN) && line.contains("read-only transaction");
-        until("the write was refused", async || log.lines().iter().any(read_only).then_some(())).await;
+        until("health says why, and balancers hear it", async || {
+            let health = service.client.get("/v1/health").await.json();
+            let told = health["checks"]["eventstore"].as_str().is_some_and(|told| told.contains("read-only"));
+            (told && service.client.get("/v1/ready").await.status == 503).then_some(())
+        })
+        .await;
         set_read_only(&mut admin, "off").await;
     };
     let (answer, ()) = tokio::join!(put(service.client.clone(), "a"), writable);
