@@ -38,6 +38,14 @@ impl Account {
         }
     }
 
+    /// Its name, when it is not ourselves.
+    pub(crate) fn name(&self) -> Option<String> {
+        match self {
+            Self::Ourselves => None,
+            Self::Other(user) => Some(user.name.clone()),
+        }
+    }
+
     /// Has `command` run as this user. The standard library drops root's supplementary groups with it.
     pub(crate) fn apply(&self, command: &mut Command) {
         if let Self::Other(user) = self {

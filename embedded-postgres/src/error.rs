@@ -4,6 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use crate::{disk, upgrade};
+
+const MIB: u64 = 1024 * 1024;
+
 /// Why a cluster could not be started, stopped or removed. The text is one line and complete but for the operating
 /// system's reason, which is the [`source`](std::error::Error::source).
 #[derive(Debug, thiserror::Error)]
@@ -12,7 +16,7 @@ pub enum Error {
     #[error(
         "no Postgres server found (initdb and postgres, version 14 to 18); looked in {}. Install it: Debian or Ubuntu \
          `apt-get install postgresql`, Fedora `dnf install postgresql-server`, Arch `pacman -S postgresql`, Alpine \
-         `apk add postgresql`, macOS `brew install postgresql`; or name the directory of its binaries", listed(.searched)
+         `apk add postgresql`, macOS `brew install postgresql@17`; or name the directory of its binaries", listed(.searched)
     )]
     BinariesNotFound {
         /// Where was looked, in this order; a `*` stands for any name.
@@ -32,18 +36,52 @@ pub enum Error {
     },
 
     /// The data was written by another major version than the binaries have.
+    ///
+    /// The one text of several lines: the commands that upgrade the data follow the first.
     #[error(
-        "the data in {} was written by Postgres {data} and cannot be read by the Postgres {binaries} that was found. \
-         Install Postgres {data} again (versions can stay beside each other), or upgrade a copy of the data with \
-         pg_upgrade, or dump it with {data} and restore it into a new data directory", .data_dir.display()
+        "the data in {} was written by Postgres {data} and cannot be read by the Postgres {binaries} in {}. Install \
+         Postgres {data} again beside it, and it is used as before. Or, with both installed, move the data to \
+         {binaries}; the old cluster is kept:\n{}",
+        .data_dir.display(), .bin_dir.display(),
+        upgrade::commands(.data_dir, (*.data, .old_bin_dir), (*.binaries, .bin_dir), .owner.as_deref())
     )]
     OtherMajorVersion {
         /// The data directory.
         data_dir: PathBuf,
         /// The major version in its `PG_VERSION`.
         data: u32,
+        /// Where the binaries of that version are, or will be once they are installed.
+        old_bin_dir: PathBuf,
         /// The major version of the first supported binaries found.
         binaries: u32,
+        /// Where those are.
+        bin_dir: PathBuf,
+        /// Root's case: the user that Postgres runs as.
+        owner: Option<String>,
+    },
+
+    /// There is no room for what has to be written.
+    #[error(
+        "no space is left on the disk of {}: {} MiB are free, {} MiB are needed. Make room there and start again; what was \
+         acknowledged is not lost", .path.display(), .free / MIB, .needed / MIB
+    )]
+    DiskFull {
+        /// What was to be written, or the directory that it is in.
+        path: PathBuf,
+        /// What is free for ordinary users, in bytes.
+        free: u64,
+        /// What is needed at least, in bytes.
+        needed: u64,
+    },
+
+    /// The data is on a file system that cannot be written, or not any more: Linux remounts so after a disk error.
+    #[error(
+        "the file system of {} is read-only. Look into the system's log (dmesg) for a disk error, mount it writable, or \
+         name another data directory", .path.display()
+    )]
+    ReadOnly {
+        /// What was to be written.
+        path: PathBuf,
     },
 
     /// Another instance holds the lock of this data directory.
@@ -186,6 +224,17 @@ pub enum Error {
         log: PathBuf,
     },
 
+    /// The server ended though nobody had asked.
+    #[error("Postgres ended by itself ({status}): {output}. The whole log is {}", .log.display())]
+    Ended {
+        /// How it ended.
+        status: ExitStatus,
+        /// The last lines it wrote.
+        output: String,
+        /// Where the rest is.
+        log: PathBuf,
+    },
+
     /// Something took longer than it may.
     #[error("{what} took longer than {} s. Look for the reason in {}", .limit.as_secs(), .log.display())]
     Timeout {
@@ -216,7 +265,7 @@ impl Error {
     /// For `map_err` where a file could not be handled.
     pub(crate) fn data_dir(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::DataDir { action, path, source }
+        move |source| disk::refused(&path, source.kind()).unwrap_or(Self::DataDir { action, path, source })
     }
 }
 
