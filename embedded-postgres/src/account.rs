@@ -12,6 +12,11 @@ use crate::Error;
 /// In order of preference, when we are root.
 const UNPRIVILEGED: [&str; 2] = ["postgres", "nobody"];
 
+/// What people call a user.
+pub(crate) fn name_of(uid: u32) -> String {
+    User::from_uid(Uid::from_raw(uid)).ok().flatten().map_or_else(|| format!("id {uid}"), |user| user.name)
+}
+
 /// Whom a child runs as.
 #[derive(Debug, Clone)]
 pub(crate) enum Account {

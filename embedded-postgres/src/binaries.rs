@@ -173,6 +173,22 @@ mod tests {
     }
 
     #[test]
+    fn versions_14_to_18_are_supported() {
+        for version in ["14.0", "18.3"] {
+            assert_eq!(chosen(&["13.22", "19.0", version], None).unwrap().unwrap().version, version);
+        }
+    }
+
+    #[test]
+    fn pg_config_is_asked_where_the_programs_are() {
+        // echo answers with what it is asked, and was not just written, which the system may refuse to execute.
+        let on_path = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/bin/echo", on_path.path().join("pg_config")).unwrap();
+        let order = search_order(Some(on_path.path().as_os_str()), Path::new("/nowhere"));
+        assert_eq!(order[1].1, [Path::new("--bindir")], "after PATH itself");
+    }
+
+    #[test]
     fn versions_are_read_from_releases_and_betas() {
         assert_eq!(version_in("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n").unwrap(), "15.18");
         assert_eq!(version_in("postgres (PostgreSQL) 18beta1\n").unwrap(), "18beta1");

@@ -1,9 +1,14 @@
 //! What can go wrong, one variant per cause, each a line for the person on call: what, why, what to do.
 
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use nix::unistd::Uid;
+
+use crate::account::name_of;
 use crate::{disk, upgrade};
 
 const MIB: u64 = 1024 * 1024;
@@ -123,8 +128,8 @@ pub enum Error {
 
     /// The cluster belongs to another user than the one that Postgres would run as.
     #[error(
-        "{} belongs to user id {owner}, but Postgres would run as user id {user}. Start as its owner, or give it away: \
-         `chown -R {user} {}`", .path.display(), .path.display()
+        "{} belongs to user {}, but Postgres would run as user {}. Start as user {}, as before, or give it away, as root: \
+         `chown -R {} {}`", .path.display(), name_of(*.owner), name_of(*.user), name_of(*.starter), name_of(*.user), listed_by_blank(.give)
     )]
     WrongOwner {
         /// The cluster.
@@ -132,6 +137,30 @@ pub enum Error {
         /// Whose it is.
         owner: u32,
         /// Who would run it.
+        user: u32,
+        /// Whose the data directory is: who started it before.
+        starter: u32,
+        /// What would have to change hands.
+        give: Vec<PathBuf>,
+    },
+
+    /// We may not do something in the data directory.
+    #[error(
+        "cannot {action} {}: {} belongs to user {} (mode {mode:03o}), and this runs as user {}. Start as its owner, allow it, \
+         or name another data directory", .path.display(), .directory.display(), name_of(*.owner), name_of(*.user)
+    )]
+    NotPermitted {
+        /// What was to be done, such as `create`.
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// What refuses: `path`, or the directory that it is, or was to be, in.
+        directory: PathBuf,
+        /// Whose that is.
+        owner: u32,
+        /// Its permissions.
+        mode: u32,
+        /// Who we are.
         user: u32,
     },
 
@@ -265,8 +294,25 @@ impl Error {
     /// For `map_err` where a file could not be handled.
     pub(crate) fn data_dir(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
-        move |source| disk::refused(&path, source.kind()).unwrap_or(Self::DataDir { action, path, source })
+        move |source| {
+            let told = disk::refused(&path, source.kind()).or_else(|| not_permitted(action, &path, source.kind()));
+            told.unwrap_or(Self::DataDir { action, path, source })
+        }
     }
+}
+
+/// Whose the nearest thing is that we can look at, when the system refused something for want of permission.
+fn not_permitted(action: &'static str, path: &Path, kind: ErrorKind) -> Option<Error> {
+    if kind != ErrorKind::PermissionDenied {
+        return None;
+    }
+    let (directory, found) = path.ancestors().find_map(|path| Some((path.to_owned(), path.metadata().ok()?)))?;
+    let (owner, mode, user) = (found.uid(), found.mode() & 0o777, Uid::effective().as_raw());
+    Some(Error::NotPermitted { action, path: path.to_owned(), directory, owner, mode, user })
+}
+
+fn listed_by_blank(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" ")
 }
 
 fn listed(paths: &[PathBuf]) -> String {
