@@ -91,7 +91,7 @@ pub enum Error {
 
     /// Another instance holds the lock of this data directory.
     #[error(
-        "the data directory {} is in use by {}. Stop that instance, or name another data directory",
+        "the data directory {} is in use by {}. Stop that instance, or name another data directory (--data-dir)",
         .data_dir.display(), holder(*.pid)
     )]
     InUse {
