@@ -12,6 +12,11 @@ use crate::Error;
 /// In order of preference, when we are root.
 const UNPRIVILEGED: [&str; 2] = ["postgres", "nobody"];
 
+/// What people call a user.
+pub(crate) fn name_of(uid: u32) -> String {
+    User::from_uid(Uid::from_raw(uid)).ok().flatten().map_or_else(|| format!("id {uid}"), |user| user.name)
+}
+
 /// Whom a child runs as.
 #[derive(Debug, Clone)]
 pub(crate) enum Account {
@@ -35,6 +40,14 @@ impl Account {
         match self {
             Self::Ourselves => Uid::effective().as_raw(),
             Self::Other(user) => user.uid.as_raw(),
+        }
+    }
+
+    /// Its name, when it is not ourselves.
+    pub(crate) fn name(&self) -> Option<String> {
+        match self {
+            Self::Ourselves => None,
+            Self::Other(user) => Some(user.name.clone()),
         }
     }
 

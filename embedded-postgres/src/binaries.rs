@@ -6,7 +6,9 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::Error;
+use crate::account::Account;
+use crate::directory::cluster_in;
+use crate::{Error, upgrade};
 
 /// The major versions this is run with.
 const SUPPORTED: RangeInclusive<u32> = 14..=18;
@@ -81,17 +83,23 @@ fn choose(
     data_dir: &Path,
     data: Option<u32>,
 ) -> Result<Option<Binaries>, Error> {
-    let (mut first_supported, mut first_other) = (None, None);
+    let (mut first_supported, mut first_other, mut old_bin_dir) = (None, None, None);
     for binaries in found {
         let supported = SUPPORTED.contains(&binaries.major);
         if supported && data.is_none_or(|data| data == binaries.major) {
             return Ok(Some(binaries));
         }
+        if !supported && data == Some(binaries.major) {
+            old_bin_dir.get_or_insert_with(|| binaries.dir.clone());
+        }
         if supported { &mut first_supported } else { &mut first_other }.get_or_insert(binaries);
     }
     match (first_supported, first_other, data) {
-        (Some(Binaries { major: binaries, .. }), _, Some(data)) => {
-            Err(Error::OtherMajorVersion { data_dir: data_dir.to_owned(), data, binaries })
+        (Some(Binaries { major: binaries, dir: bin_dir, .. }), _, Some(data)) => {
+            let old_bin_dir = old_bin_dir.unwrap_or_else(|| upgrade::likely_bin_dir(&bin_dir, binaries, data));
+            let data_dir = data_dir.canonicalize().unwrap_or_else(|_| data_dir.to_owned());
+            let owner = Account::choose(&cluster_in(&data_dir))?.name();
+            Err(Error::OtherMajorVersion { data_dir, data, old_bin_dir, binaries, bin_dir, owner })
         }
         (_, Some(Binaries { dir: bin_dir, version, .. }), _) => Err(Error::UnsupportedVersion { bin_dir, version }),
         _ => Ok(None),
@@ -162,6 +170,22 @@ mod tests {
         let refused = chosen(&["13.4", "12.1"], None).unwrap_err();
         assert!(matches!(&refused, Error::UnsupportedVersion { version, .. } if version == "13.4"), "{refused}");
         assert!(chosen(&[], None).unwrap().is_none());
+    }
+
+    #[test]
+    fn versions_14_to_18_are_supported() {
+        for version in ["14.0", "18.3"] {
+            assert_eq!(chosen(&["13.22", "19.0", version], None).unwrap().unwrap().version, version);
+        }
+    }
+
+    #[test]
+    fn pg_config_is_asked_where_the_programs_are() {
+        // echo answers with what it is asked, and was not just written, which the system may refuse to execute.
+        let on_path = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/bin/echo", on_path.path().join("pg_config")).unwrap();
+        let order = search_order(Some(on_path.path().as_os_str()), Path::new("/nowhere"));
+        assert_eq!(order[1].1, [Path::new("--bindir")], "after PATH itself");
     }
 
     #[test]

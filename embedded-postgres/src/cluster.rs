@@ -15,8 +15,9 @@ use tokio::time::timeout;
 use crate::binaries::{self, Binaries};
 use crate::child::Child;
 use crate::directory::{self, Directory, cluster_in};
+use crate::log::Log;
 use crate::options::USER;
-use crate::{Error, Options, Purpose, initialise, leftovers, log, password, port, postmaster, settings};
+use crate::{Error, Options, Purpose, disk, initialise, leftovers, log, password, port, postmaster, settings};
 
 /// How long a fast stop may take, its checkpoint included, before it becomes an immediate one.
 const FAST_LIMIT: Duration = Duration::from_secs(60);
@@ -190,6 +191,13 @@ impl Cluster {
                 next = runs.changed() => next.expect("the sender lives in self"),
             }
         }
+    }
+
+    /// Why the server ended by itself with `status`, as [`exited`](Self::exited) gave it: a full disk, or what it wrote last.
+    pub fn why_ended(&self, status: ExitStatus) -> Error {
+        let log = Log::of(&self.directory);
+        let fault = disk::fault(&self.directory.cluster(), disk::WAL_SEGMENT);
+        fault.unwrap_or_else(|| Error::Ended { status, output: log.tail(), log: log.path })
     }
 
     /// Stops a throw-away cluster at once and deletes its data directory.

@@ -37,7 +37,7 @@ impl Directory {
     /// Makes the directory if it is missing, checks that it is ours and that Postgres can reach it, and locks it.
     ///
     /// # Errors
-    /// [`Error::DataDir`], [`Error::NotOurs`], [`Error::NoUnprivilegedUser`], [`Error::Unreachable`],
+    /// [`Error::DataDir`], [`Error::NotPermitted`], [`Error::NotOurs`], [`Error::NoUnprivilegedUser`], [`Error::Unreachable`],
     /// [`Error::InUse`], [`Error::WrongOwner`].
     pub(crate) fn open(options: &Options) -> Result<Self, Error> {
         // Before anything is made: a refused start leaves nothing behind.
@@ -48,7 +48,7 @@ impl Directory {
             return Err(Error::NotOurs { data_dir: path });
         }
         let account = Account::choose(&cluster_in(&path))?;
-        check_owner(cluster_in(&path), &account)?;
+        check_owner(&path, &account)?;
         if let Account::Other(_) = account {
             make_enterable(&path)?;
         }
@@ -90,13 +90,23 @@ pub(crate) fn remove(data_dir: &Path) -> Result<(), Error> {
     std::fs::remove_dir_all(data_dir).map_err(Error::data_dir("remove", data_dir))
 }
 
-fn check_owner(path: PathBuf, account: &Account) -> Result<(), Error> {
-    let user = account.uid();
-    match std::fs::metadata(&path) {
-        Ok(metadata) if metadata.uid() != user => Err(Error::WrongOwner { path, owner: metadata.uid(), user }),
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::data_dir("look at", &path)(error)),
-        _ => Ok(()),
+fn check_owner(data_dir: &Path, account: &Account) -> Result<(), Error> {
+    let (path, user) = (cluster_in(data_dir), account.uid());
+    let owner = match std::fs::metadata(&path) {
+        Ok(metadata) => metadata.uid(),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::data_dir("look at", &path)(error)),
+    };
+    if owner == user {
+        return Ok(());
     }
+    let starter = std::fs::metadata(data_dir).map_err(Error::data_dir("look at", data_dir))?.uid();
+    // Root keeps the directory itself and gives away what is Postgres's; nobody else can do without it.
+    let give = match account {
+        Account::Other(_) => vec![path.clone(), data_dir.join("password")],
+        Account::Ourselves => vec![data_dir.to_owned()],
+    };
+    Err(Error::WrongOwner { path, owner, user, starter, give })
 }
 
 /// The nearest directory above `data_dir` that is there.

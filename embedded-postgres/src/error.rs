@@ -1,8 +1,17 @@
 //! What can go wrong, one variant per cause, each a line for the person on call: what, why, what to do.
 
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
+
+use nix::unistd::Uid;
+
+use crate::account::name_of;
+use crate::{disk, upgrade};
+
+const MIB: u64 = 1024 * 1024;
 
 /// Why a cluster could not be started, stopped or removed. The text is one line and complete but for the operating
 /// system's reason, which is the [`source`](std::error::Error::source).
@@ -12,7 +21,7 @@ pub enum Error {
     #[error(
         "no Postgres server found (initdb and postgres, version 14 to 18); looked in {}. Install it: Debian or Ubuntu \
          `apt-get install postgresql`, Fedora `dnf install postgresql-server`, Arch `pacman -S postgresql`, Alpine \
-         `apk add postgresql`, macOS `brew install postgresql`; or name the directory of its binaries", listed(.searched)
+         `apk add postgresql`, macOS `brew install postgresql@17`; or name the directory of its binaries", listed(.searched)
     )]
     BinariesNotFound {
         /// Where was looked, in this order; a `*` stands for any name.
@@ -32,23 +41,57 @@ pub enum Error {
     },
 
     /// The data was written by another major version than the binaries have.
+    ///
+    /// The one text of several lines: the commands that upgrade the data follow the first.
     #[error(
-        "the data in {} was written by Postgres {data} and cannot be read by the Postgres {binaries} that was found. \
-         Install Postgres {data} again (versions can stay beside each other), or upgrade a copy of the data with \
-         pg_upgrade, or dump it with {data} and restore it into a new data directory", .data_dir.display()
+        "the data in {} was written by Postgres {data} and cannot be read by the Postgres {binaries} in {}. Install \
+         Postgres {data} again beside it, and it is used as before. Or, with both installed, move the data to \
+         {binaries}; the old cluster is kept:\n{}",
+        .data_dir.display(), .bin_dir.display(),
+        upgrade::commands(.data_dir, (*.data, .old_bin_dir), (*.binaries, .bin_dir), .owner.as_deref())
     )]
     OtherMajorVersion {
         /// The data directory.
         data_dir: PathBuf,
         /// The major version in its `PG_VERSION`.
         data: u32,
+        /// Where the binaries of that version are, or will be once they are installed.
+        old_bin_dir: PathBuf,
         /// The major version of the first supported binaries found.
         binaries: u32,
+        /// Where those are.
+        bin_dir: PathBuf,
+        /// Root's case: the user that Postgres runs as.
+        owner: Option<String>,
+    },
+
+    /// There is no room for what has to be written.
+    #[error(
+        "no space is left on the disk of {}: {} MiB are free, {} MiB are needed. Make room there and start again; what was \
+         acknowledged is not lost", .path.display(), .free / MIB, .needed / MIB
+    )]
+    DiskFull {
+        /// What was to be written, or the directory that it is in.
+        path: PathBuf,
+        /// What is free for ordinary users, in bytes.
+        free: u64,
+        /// What is needed at least, in bytes.
+        needed: u64,
+    },
+
+    /// The data is on a file system that cannot be written, or not any more: Linux remounts so after a disk error.
+    #[error(
+        "the file system of {} is read-only. Look into the system's log (dmesg) for a disk error, mount it writable, or \
+         name another data directory", .path.display()
+    )]
+    ReadOnly {
+        /// What was to be written.
+        path: PathBuf,
     },
 
     /// Another instance holds the lock of this data directory.
     #[error(
-        "the data directory {} is in use by {}. Stop that instance, or name another data directory",
+        "the data directory {} is in use by {}. Stop that instance, or name another data directory (--data-dir)",
         .data_dir.display(), holder(*.pid)
     )]
     InUse {
@@ -85,8 +128,8 @@ pub enum Error {
 
     /// The cluster belongs to another user than the one that Postgres would run as.
     #[error(
-        "{} belongs to user id {owner}, but Postgres would run as user id {user}. Start as its owner, or give it away: \
-         `chown -R {user} {}`", .path.display(), .path.display()
+        "{} belongs to user {}, but Postgres would run as user {}. Start as user {}, as before, or give it away, as root: \
+         `chown -R {} {}`", .path.display(), name_of(*.owner), name_of(*.user), name_of(*.starter), name_of(*.user), listed_by_blank(.give)
     )]
     WrongOwner {
         /// The cluster.
@@ -94,6 +137,30 @@ pub enum Error {
         /// Whose it is.
         owner: u32,
         /// Who would run it.
+        user: u32,
+        /// Whose the data directory is: who started it before.
+        starter: u32,
+        /// What would have to change hands.
+        give: Vec<PathBuf>,
+    },
+
+    /// We may not do something in the data directory.
+    #[error(
+        "cannot {action} {}: {} belongs to user {} (mode {mode:03o}), and this runs as user {}. Start as its owner, allow it, \
+         or name another data directory", .path.display(), .directory.display(), name_of(*.owner), name_of(*.user)
+    )]
+    NotPermitted {
+        /// What was to be done, such as `create`.
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// What refuses: `path`, or the directory that it is, or was to be, in.
+        directory: PathBuf,
+        /// Whose that is.
+        owner: u32,
+        /// Its permissions.
+        mode: u32,
+        /// Who we are.
         user: u32,
     },
 
@@ -186,6 +253,17 @@ pub enum Error {
         log: PathBuf,
     },
 
+    /// The server ended though nobody had asked.
+    #[error("Postgres ended by itself ({status}): {output}. The whole log is {}", .log.display())]
+    Ended {
+        /// How it ended.
+        status: ExitStatus,
+        /// The last lines it wrote.
+        output: String,
+        /// Where the rest is.
+        log: PathBuf,
+    },
+
     /// Something took longer than it may.
     #[error("{what} took longer than {} s. Look for the reason in {}", .limit.as_secs(), .log.display())]
     Timeout {
@@ -216,8 +294,25 @@ impl Error {
     /// For `map_err` where a file could not be handled.
     pub(crate) fn data_dir(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::DataDir { action, path, source }
+        move |source| {
+            let told = disk::refused(&path, source.kind()).or_else(|| not_permitted(action, &path, source.kind()));
+            told.unwrap_or(Self::DataDir { action, path, source })
+        }
     }
+}
+
+/// Whose the nearest thing is that we can look at, when the system refused something for want of permission.
+fn not_permitted(action: &'static str, path: &Path, kind: ErrorKind) -> Option<Error> {
+    if kind != ErrorKind::PermissionDenied {
+        return None;
+    }
+    let (directory, found) = path.ancestors().find_map(|path| Some((path.to_owned(), path.metadata().ok()?)))?;
+    let (owner, mode, user) = (found.uid(), found.mode() & 0o777, Uid::effective().as_raw());
+    Some(Error::NotPermitted { action, path: path.to_owned(), directory, owner, mode, user })
+}
+
+fn listed_by_blank(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" ")
 }
 
 fn listed(paths: &[PathBuf]) -> String {

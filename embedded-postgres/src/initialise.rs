@@ -10,7 +10,7 @@ use crate::binaries::Binaries;
 use crate::child::{Child, Task};
 use crate::directory::Directory;
 use crate::options::USER;
-use crate::{Error, Purpose, log, password};
+use crate::{Error, Purpose, disk, log, password};
 
 /// How long each step may take; about a second on an idle machine, most of it syncing.
 const STEP_LIMIT: Duration = Duration::from_secs(180);
@@ -21,8 +21,11 @@ const CREATE_DATABASE: &str = "create database config_api\n";
 /// Makes the cluster, its superuser with a new password, and the database.
 ///
 /// # Errors
-/// [`Error::InitDb`], [`Error::Timeout`], [`Error::Spawn`], [`Error::DataDir`], [`Error::Randomness`].
+/// [`Error::DiskFull`], [`Error::InitDb`], [`Error::Timeout`], [`Error::Spawn`], [`Error::DataDir`], [`Error::Randomness`].
 pub(crate) async fn create(directory: &Directory, binaries: &Binaries, purpose: Purpose) -> Result<(), Error> {
+    if let Some(fault) = disk::fault(&directory.path, disk::NEW_CLUSTER) {
+        return Err(fault);
+    }
     tracing::info!(version = binaries.version, "Creating a private Postgres cluster in {}", directory.path.display());
     let unfinished = directory.begin_cluster()?;
     password::create(directory)?;
@@ -64,5 +67,10 @@ async fn run(task: Task, directory: &Directory, what: &'static str) -> Result<()
         limit: STEP_LIMIT,
         log: log::path(directory),
     })?;
-    if status.success() { Ok(()) } else { Err(Error::InitDb { status, output: log.tail() }) }
+    if status.success() {
+        return Ok(());
+    }
+    // initdb has removed what it had made.
+    let fault = disk::fault(&directory.path, disk::NEW_CLUSTER);
+    Err(fault.unwrap_or_else(|| Error::InitDb { status, output: log.tail() }))
 }

@@ -15,6 +15,7 @@ mod binaries;
 mod child;
 mod cluster;
 mod directory;
+mod disk;
 mod error;
 mod initialise;
 mod leftovers;
@@ -24,6 +25,7 @@ mod password;
 mod port;
 mod postmaster;
 mod settings;
+mod upgrade;
 
 pub use cluster::{Cluster, StopMode};
 pub use error::Error;

@@ -42,6 +42,11 @@ impl Log {
         Ok((Self { path, begins }, file))
     }
 
+    /// The log as it is, for what was written last by whomever.
+    pub(crate) fn of(directory: &Directory) -> Self {
+        Self { path: path(directory), begins: 0 }
+    }
+
     /// The last lines this child wrote, as one line.
     pub(crate) fn tail(&self) -> String {
         self.read_tail().unwrap_or_else(|error| format!("its log cannot be read: {error}"))

@@ -47,6 +47,9 @@ pub(crate) fn create(directory: &Directory) -> Result<(), Error> {
 /// The password of a cluster that is there.
 pub(crate) fn read(directory: &Directory) -> Result<String, Error> {
     let path = file(directory);
-    let text = std::fs::read_to_string(&path).map_err(|source| Error::Password { path, source })?;
+    let text = std::fs::read_to_string(&path).map_err(|source| match source.kind() {
+        ErrorKind::PermissionDenied => Error::data_dir("read", &path)(source),
+        _ => Error::Password { path, source },
+    })?;
     Ok(text.trim().to_owned())
 }

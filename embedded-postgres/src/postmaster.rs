@@ -10,7 +10,7 @@ use crate::child::{Child, Task};
 use crate::directory::Directory;
 use crate::leftovers::PidFile;
 use crate::log::Log;
-use crate::{Error, Options, port, settings};
+use crate::{Error, Options, disk, port, settings};
 
 /// How long a start may take, recovery after a crash included: it reads at most `max_wal_size` of WAL.
 const START_LIMIT: Duration = Duration::from_secs(300);
@@ -27,7 +27,7 @@ const STATE: &str = "Database cluster state:";
 /// Starts the server on `port` and returns when it accepts connections.
 ///
 /// # Errors
-/// [`Error::Port`] when the port is taken; [`Error::Start`], [`Error::Timeout`], [`Error::Spawn`], [`Error::DataDir`].
+/// [`Error::Port`] when the port is taken; [`Error::DiskFull`], [`Error::Start`], [`Error::Timeout`], [`Error::Spawn`], [`Error::DataDir`].
 pub(crate) async fn start(
     directory: &Directory,
     binaries: &Binaries,
@@ -59,7 +59,9 @@ async fn until_ready(child: &Child, log: &Log, directory: &Directory, port: u16)
             status = child.ended() => {
                 let taken = !port::is_free(port);
                 let (log, output) = (log.path.clone(), log.tail());
-                return Err(if taken { Error::Port { port } } else { Error::Start { status, output, log } });
+                let fault = disk::fault(&cluster, disk::WAL_SEGMENT);
+                let otherwise = || if taken { Error::Port { port } } else { Error::Start { status, output, log } };
+                return Err(fault.unwrap_or_else(otherwise));
             }
             _ = look.tick() => {}
         }

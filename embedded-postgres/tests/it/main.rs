@@ -2,9 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test, as tests do")]
 
+mod disk;
 mod faults;
 mod life;
 mod refusals;
+mod upgrade;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

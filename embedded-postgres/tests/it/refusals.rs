@@ -1,6 +1,7 @@
 //! What a start refuses, and that the message says what to do.
 
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use embedded_postgres::{Cluster, Error, Options, StopMode};
 use nix::unistd::Uid;
@@ -67,7 +68,10 @@ async fn a_directory_that_postgres_cannot_use_is_named() {
         assert!(matches!(&refused, Error::Unreachable { directory, .. } if directory == parent.path()), "{refused}");
         assert!(refused.to_string().contains("/var/lib/config-api"), "{refused}");
     } else {
-        assert!(matches!(&refused, Error::DataDir { path, .. } if *path == data_dir), "{refused}");
+        assert!(
+            matches!(&refused, Error::NotPermitted { directory, mode: 0o500, .. } if directory == parent.path()),
+            "{refused}"
+        );
     }
     assert!(refused.to_string().contains(parent.path().to_str().unwrap()), "{refused}");
     assert!(!data_dir.exists(), "nothing is left behind");
@@ -83,7 +87,19 @@ async fn a_cluster_of_another_user_is_refused() {
     std::fs::write(data_dir.join("lock"), "").unwrap();
     std::os::unix::fs::chown(data_dir.join("postgres"), Some(4711), Some(4711)).unwrap();
     let refused = Cluster::start(Options::durable(&data_dir)).await.unwrap_err();
-    assert!(matches!(refused, Error::WrongOwner { owner: 4711, .. }), "{refused}");
+    assert!(matches!(refused, Error::WrongOwner { owner: 4711, starter: 0, .. }), "{refused}");
+    let text = refused.to_string();
+    assert!(text.contains("belongs to user id 4711") && text.contains("Start as user root"), "{text}");
+    // What it says is enough.
+    let command = text.split('`').nth(1).unwrap();
+    std::fs::remove_dir_all(&data_dir).unwrap();
+    throw_away(&data_dir).await.stop(StopMode::Fast).await.unwrap();
+    for given in ["postgres", "password"] {
+        assert!(Command::new("chown").args(["-R", "4711"]).arg(data_dir.join(given)).status().unwrap().success());
+    }
+    Cluster::start(Options::durable(&data_dir)).await.unwrap_err();
+    assert!(Command::new("sh").args(["-c", command]).status().unwrap().success());
+    throw_away(&data_dir).await.remove().await.unwrap();
 }
 
 #[tokio::test]
