@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use shared::{
     BoxError, database,
+    http::health::Health,
     redaction::Redaction,
     schema,
     service::{ServeError, Service},
@@ -69,6 +70,12 @@ impl App {
         })
         .await?;
         Ok(Self { service: command.into_service().merge("query service", query.into_service()) })
+    }
+
+    /// Whether it answers requests yet: the replay takes its time.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.service.health.clone()
     }
 
     /// Serves until `shutdown`.

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, process::ExitCode};
 use config_api::{
     App,
     app::Config,
+    banner,
     settings::{Cli, DEFAULT_LISTEN, Database},
 };
 use embedded_postgres::{Cluster, Options, StopMode};
@@ -36,17 +37,18 @@ fn start(cli: &Cli) -> Result<(), BoxError> {
     runtime.block_on(async {
         let listener = server::bind(address).await?;
         let data_dir = match database {
-            Database::Given { url } => return serve(cli, url, listener, shutdown).await,
+            Database::Given { url } => return serve(cli, url, "in the given Postgres", listener, shutdown).await,
             Database::Own { data_dir } => data_dir,
         };
+        let data = data_dir.display().to_string();
         let options = Options { bin_dir: cli.postgres_bin_dir.clone(), ..Options::durable(data_dir) };
         let postgres = tokio::select! {
             postgres = Cluster::start(options) => postgres?,
             () = shutdown.cancelled() => return Ok(()),
         };
         let served = tokio::select! {
-            served = serve(cli, postgres.url(embedded_postgres::DATABASE), listener, shutdown) => served,
-            status = postgres.exited() => Err(format!("the embedded Postgres ended by itself ({status}); its log is postgres.log in the data directory").into()),
+            served = serve(cli, postgres.url(embedded_postgres::DATABASE), &data, listener, shutdown) => served,
+            status = postgres.exited() => Err(postgres.why_ended(status).into()),
         };
         postgres.stop(StopMode::Fast).await?;
         served
@@ -56,6 +58,7 @@ fn start(cli: &Cli) -> Result<(), BoxError> {
 async fn serve(
     cli: &Cli,
     database_url: String,
+    data: &str,
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), BoxError> {
@@ -71,5 +74,6 @@ async fn serve(
         () = shutdown.cancelled() => return Ok(()),
     };
     tracing::info!("Config API serves http://{address}; stop it with Ctrl-C");
-    Ok(app.serve(listener, shutdown).await?)
+    let health = app.health();
+    Ok(banner::beside(app.serve(listener, shutdown), &health, address, data).await?)
 }

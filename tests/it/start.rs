@@ -119,16 +119,15 @@ async fn a_database_that_never_answers_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_taken_address_is_named() {
+async fn a_taken_port_is_told_with_who_has_it_and_with_one_that_is_free() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = taken.local_addr().unwrap().to_string();
+    let address = taken.local_addr().unwrap();
+    let (port, pid) = (address.port(), std::process::id());
     for program in ["config-api", "command-service", "query-service"] {
-        let arguments = ["--listen", &address, "--database-url", "postgres://u:p@127.0.0.1:1/d"];
+        let arguments = ["--listen", &address.to_string(), "--database-url", "postgres://u:p@127.0.0.1:1/d"];
         let complaint = refused(program, &arguments, &[], FAILURE).await;
-        assert!(
-            complaint.contains(&format!("cannot listen on {address}")) && complaint.contains("--listen"),
-            "{complaint}"
-        );
+        assert!(complaint.starts_with(&format!("port {port} is taken by `")), "{complaint}");
+        assert!(complaint.contains(&format!("` (pid {pid}); stop it or use --listen 127.0.0.1:")), "{complaint}");
     }
 }
 

@@ -12,6 +12,7 @@ mod log_filter;
 pub mod negotiation;
 pub mod parameters;
 pub mod path;
+pub mod port_owner;
 pub mod problem;
 pub mod server;
 

@@ -1,6 +1,6 @@
 //! The server: hyper's own connection builder, because `axum::serve` sets no timer and so no header read timeout.
 
-use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use axum::Router;
 use hyper_util::{
@@ -15,6 +15,8 @@ use tokio::{
 };
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::port_owner::CannotListen;
 
 /// Longest that a client may take to send a request's head.
 pub const HEADER_READ_LIMIT: Duration = Duration::from_secs(10);
@@ -31,20 +33,12 @@ pub const MAX_CONNECTIONS: usize = 24_000;
 /// Wait before accepting again when the system has no more file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The socket is taken, or not ours to take.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}; choose another address with --listen or LISTEN_ADDR")]
-pub struct CannotListen {
-    address: SocketAddr,
-    source: io::Error,
-}
-
 /// Takes the address to serve on.
 ///
 /// # Errors
 /// When it is taken or forbidden.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, CannotListen> {
-    TcpListener::bind(address).await.map_err(|source| CannotListen { address, source })
+    TcpListener::bind(address).await.map_err(|source| CannotListen::explain(address, source))
 }
 
 /// Serves until `stop`, then finishes the requests under way, for `limit` at most, and cuts those that are left. Returns

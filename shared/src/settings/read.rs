@@ -1,6 +1,6 @@
 //! Reading a binary's settings: flags win over the environment, that over the file, that over the defaults.
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{
     Arg, Command, CommandFactory, FromArgMatches,
@@ -26,12 +26,12 @@ pub enum Asked<S> {
 ///
 /// # Errors
 /// The exit code to end with; everything is said.
-#[expect(clippy::print_stdout, reason = "what was asked for")]
 pub fn parse<S: CommandFactory + FromArgMatches>(defaults: &[(&'static str, String)]) -> Result<S, ExitCode> {
     match read(&std::env::args_os().collect::<Vec<_>>(), defaults) {
         Ok(Asked::Run(settings)) => Ok(settings),
         Ok(Asked::Print(text)) => {
-            print!("{text}");
+            // A reader that has seen enough, such as head, is no fault.
+            let _unread = std::io::stdout().write_all(text.as_bytes());
             Err(ExitCode::SUCCESS)
         }
         Err(error) => Err(crate::telemetry::fail(S::command().get_name(), &error)),

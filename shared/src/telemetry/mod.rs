@@ -5,6 +5,7 @@ mod filter;
 
 use std::{
     fmt::{self, Write as _},
+    io::Write as _,
     process::ExitCode,
 };
 
@@ -46,7 +47,9 @@ pub struct SetUpTwice(#[source] TryInitError);
 /// # Errors
 /// When it was set up before.
 pub fn init(form: LogFormat, wanted: &Filter) -> Result<(), SetUpTwice> {
-    let lines = tracing_subscriber::fmt::layer();
+    // A terminal that was closed takes no line. The library would complain on standard error, which is closed as well, and
+    // that panics: in whichever task had something to tell, such as the one that stops the process on SIGHUP.
+    let lines = tracing_subscriber::fmt::layer().log_internal_errors(false);
     let lines = match form {
         LogFormat::Text => lines.event_format(TextLine).fmt_fields(TextFields).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
@@ -174,9 +177,9 @@ impl fmt::Display for Chain<'_> {
 const EXIT_USAGE: u8 = 2;
 
 /// The end of a process that failed: one line on standard error, whatever the log's form or level.
-#[expect(clippy::print_stderr, reason = "the log may not be there yet")]
 pub fn fail(program: &str, error: &(dyn std::error::Error + 'static)) -> ExitCode {
-    eprintln!("{program}: {}", Chain(error));
+    // Not by the log, which may not be there yet; nor by a macro that panics when nobody can read it.
+    let _unread = writeln!(std::io::stderr(), "{program}: {}", Chain(error));
     if error.is::<UsageError>() { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
 }
 
