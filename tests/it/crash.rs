@@ -1,8 +1,15 @@
 //! Processes that are killed.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use end_to_end::{Database, QueryService, Standalone, process::Process, until};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use reqwest::Method;
 use serde_json::json;
 
@@ -65,6 +72,80 @@ async fn after_kill_9_every_acknowledged_write_is_there_once() {
     let query = QueryService::start(&database).await;
     assert_eq!(query.client.value("w0").await.short(), (200, "after"));
     next.kill().await;
+}
+
+/// Who is killed.
+#[derive(Clone, Copy, Debug)]
+enum Victim {
+    Standalone,
+    Postgres,
+    Both,
+}
+
+/// `config-api` with a Postgres of its own, on one data directory, twenty times: killed under load, and started again.
+#[tokio::test]
+async fn after_kill_9_of_the_standalone_its_postgres_or_both_the_next_start_has_every_acknowledged_write() {
+    let data = tempfile::Builder::new().prefix("config-api-tests-").tempdir().unwrap();
+    let arguments = ["--data-dir", data.path().to_str().unwrap()];
+    let mut numbers = [0_u64; 8];
+    let mut killed = None;
+    for round in 0..20_u64 {
+        let service = Process::start("config-api", &arguments).await;
+        service.client.until_ready().await;
+        if let Some(Victim::Postgres | Victim::Both) = killed {
+            let recovered = |line: &String| line.contains("Postgres was not shut down properly and recovers now");
+            assert!(service.log().iter().any(recovered), "it says so: {:#?}", service.log());
+        }
+        for (writer, number) in numbers.iter_mut().enumerate() {
+            let value = service.client.value(&format!("w{writer}")).await;
+            let there = if value.status == 404 { 0 } else { value.body.parse().unwrap() };
+            assert!((*number..=*number + 1).contains(&there), "{killed:?}: {number} acknowledged, {there} is there");
+            *number = there;
+        }
+        let postmaster = std::fs::read_to_string(data.path().join("postgres/postmaster.pid")).unwrap();
+        let postmaster = Pid::from_raw(postmaster.lines().next().unwrap().parse().unwrap());
+        let victim = [Victim::Standalone, Victim::Postgres, Victim::Both][usize::try_from(round % 3).unwrap()];
+        let acknowledged = AtomicU64::new(0);
+        let writers = numbers.iter_mut().enumerate().map(async |(writer, number)| {
+            let path = format!("/v1/config/w{writer}");
+            loop {
+                let body = json!({ "value": *number + 1 }).to_string();
+                match service.client.try_send(Method::PUT, &path, &[], Some(body)).await {
+                    Some(answer) if answer.status.is_success() => *number += 1,
+                    _ => return,
+                }
+                acknowledged.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        // A moment that no two rounds share: somewhere in a group, a commit, an answer.
+        let moment = 1 + round * round % 97;
+        let kills = async {
+            until("there is load", async || (acknowledged.load(Ordering::Relaxed) >= moment).then_some(())).await;
+            let victims = match victim {
+                Victim::Standalone => vec![service.pid()],
+                Victim::Postgres => vec![postmaster],
+                Victim::Both if round % 2 == 0 => vec![service.pid(), postmaster],
+                Victim::Both => vec![postmaster, service.pid()],
+            };
+            for pid in victims {
+                kill(pid, Signal::SIGKILL).expect("it runs");
+            }
+        };
+        tokio::join!(futures_util::future::join_all(writers), kills);
+        let (status, log) = service.ended().await;
+        if matches!(victim, Victim::Postgres) {
+            assert_eq!(status.code(), Some(1), "without its log it ends, and says so: {log:#?}");
+        }
+        killed = Some(victim);
+    }
+    let last = Process::start("config-api", &arguments).await;
+    last.client.until_ready().await;
+    let history = last.client.get("/v1/config/w0/history?limit=1000").await.json();
+    let told: Vec<_> =
+        history.as_array().unwrap().iter().map(|version| version["data"]["value"].as_u64().unwrap()).collect();
+    assert!(told.iter().copied().eq(1..=told.len() as u64), "each number once and in order: {told:?}");
+    last.terminate();
+    assert_eq!(last.ended().await.0.code(), Some(0));
 }
 
 #[tokio::test]

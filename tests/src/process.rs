@@ -124,13 +124,21 @@ impl Process {
         self.log.lock().expect("no reader panicked").clone()
     }
 
+    /// Its process id.
+    ///
+    /// # Panics
+    /// When it has ended.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().and_then(|pid| i32::try_from(pid).ok()).expect("it runs"))
+    }
+
     /// Asks it to stop, as supervisors do.
     ///
     /// # Panics
     /// When it has ended.
     pub fn terminate(&self) {
-        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).expect("it runs");
-        kill(Pid::from_raw(pid), Signal::SIGTERM).expect("it runs");
+        kill(self.pid(), Signal::SIGTERM).expect("it runs");
     }
 
     /// Waits for its end; how it ended, and its whole log.
