@@ -28,8 +28,9 @@ pub fn on_signal(runtime: &tokio::runtime::Handle) -> std::io::Result<Cancellati
                 tracing::warn!("Ended at once by a second {name}");
                 std::process::exit(EXIT_ON_SECOND_SIGNAL);
             }
-            tracing::info!("Stopping on {name}: finishing the requests under way; again to end at once");
+            // First: whatever may go wrong with telling it, the process stops.
             asked.cancel();
+            tracing::info!("Stopping on {name}: finishing the requests under way; again to end at once");
         }
     });
     Ok(token)

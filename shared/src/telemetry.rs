@@ -1,7 +1,10 @@
 //! Logs. Text by default, in the old system's form `[level] message`, so that an operator's `grep` keeps working; JSON for
 //! machines.
 
-use std::fmt::{self, Write as _};
+use std::{
+    fmt::{self, Write as _},
+    io::Write as _,
+};
 
 use clap::ValueEnum;
 use tracing::{Event, Level, Subscriber};
@@ -49,7 +52,9 @@ pub fn init(format: LogFormat) -> Result<(), TelemetryError> {
         true => EnvFilter::try_from_default_env().map_err(TelemetryError::Filter)?,
         false => EnvFilter::new(DEFAULT_FILTER),
     };
-    let log = tracing_subscriber::fmt().with_env_filter(filter);
+    // A terminal that was closed takes no line. The library would complain on standard error, which is closed as well, and
+    // that panics: in whichever task had something to tell, such as the one that stops the process on SIGHUP.
+    let log = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false);
     match format {
         LogFormat::Text => log.event_format(TextLine).fmt_fields(TextFields).try_init(),
         LogFormat::Json => log.json().flatten_event(true).with_span_list(false).try_init(),
@@ -171,9 +176,9 @@ impl fmt::Display for Chain<'_> {
 }
 
 /// The end of a process that failed: one line on standard error, whatever the log's form or level.
-#[expect(clippy::print_stderr, reason = "the log may not be there yet")]
 pub fn fail(program: &str, error: &(dyn std::error::Error + 'static)) -> std::process::ExitCode {
-    eprintln!("{program}: {}", Chain(error));
+    // Not by the log, which may not be there yet; nor by a macro that panics when nobody can read it.
+    let _unread = writeln!(std::io::stderr(), "{program}: {}", Chain(error));
     std::process::ExitCode::FAILURE
 }
 
