@@ -7,7 +7,7 @@ use command_service::{
     App, Config,
     config::{Cli, NoDatabase, Task},
 };
-use shared::{BoxError, database, schema, shutdown, telemetry};
+use shared::{BoxError, database, http::port_owner::CannotListen, schema, shutdown, telemetry};
 use tokio::net::TcpListener;
 
 fn main() -> ExitCode {
@@ -30,8 +30,7 @@ fn run(cli: &Cli) -> Result<(), BoxError> {
             return Ok(());
         }
         let (config, address) = Config::from_args(&cli.serve)?;
-        let listener =
-            TcpListener::bind(address).await.map_err(|error| format!("cannot listen on {address}: {error}"))?;
+        let listener = TcpListener::bind(address).await.map_err(|error| CannotListen::explain(address, error))?;
         let app = tokio::select! {
             app = App::build(config) => app?,
             () = shutdown.cancelled() => return Ok(()),

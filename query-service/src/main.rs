@@ -7,7 +7,7 @@ use query_service::{
     App,
     config::{Args, DEFAULT_PORT},
 };
-use shared::{BoxError, shutdown, telemetry};
+use shared::{BoxError, http::port_owner::CannotListen, shutdown, telemetry};
 use tokio::net::TcpListener;
 
 fn main() -> ExitCode {
@@ -24,17 +24,8 @@ fn run(args: &Args) -> Result<(), BoxError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let shutdown = shutdown::on_signal(runtime.handle())?;
     runtime.block_on(async {
-        let listener =
-            TcpListener::bind(address).await.map_err(|source| CannotListen { address: address.to_string(), source })?;
+        let listener = TcpListener::bind(address).await.map_err(|error| CannotListen::explain(address, error))?;
         let app = App::build(config).await?;
         Ok(app.serve(listener, shutdown).await?)
     })
-}
-
-/// The socket is taken or forbidden.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}; choose another with --listen")]
-struct CannotListen {
-    address: String,
-    source: std::io::Error,
 }

@@ -10,6 +10,7 @@ pub mod context;
 pub mod health;
 pub mod negotiation;
 pub mod path;
+pub mod port_owner;
 pub mod problem;
 pub mod server;
 
