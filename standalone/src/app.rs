@@ -2,6 +2,7 @@
 
 use shared::{
     BoxError, database,
+    http::health::Health,
     redaction::Redaction,
     schema,
     service::{ServeError, Service},
@@ -48,6 +49,12 @@ impl App {
         })
         .await?;
         Ok(Self { service: command.into_service().merge("query service", query.into_service()) })
+    }
+
+    /// Whether it answers requests yet: the replay takes its time.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.service.health.clone()
     }
 
     /// Serves until `shutdown`.

@@ -5,6 +5,7 @@
 //! ```
 
 pub mod app;
+pub mod banner;
 pub mod settings;
 
 pub use app::App;

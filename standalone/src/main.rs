@@ -6,10 +6,11 @@ use clap::Parser;
 use config_api::{
     App,
     app::Config,
+    banner,
     settings::{Cli, DEFAULT_PORT},
 };
 use embedded_postgres::{Cluster, Options, StopMode};
-use shared::{BoxError, shutdown, telemetry};
+use shared::{BoxError, http::port_owner::CannotListen, shutdown, telemetry};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -27,18 +28,19 @@ fn start(cli: &Cli) -> Result<(), BoxError> {
     let runtime = tokio::runtime::Runtime::new()?;
     let shutdown = shutdown::on_signal(runtime.handle())?;
     runtime.block_on(async {
-        let listener = TcpListener::bind(address).await.map_err(|error| format!("cannot listen on {address}: {error}"))?;
+        let listener = TcpListener::bind(address).await.map_err(|error| CannotListen::explain(address, error))?;
         if let Some(url) = &cli.database_url {
-            return serve(cli, url.clone(), listener, shutdown).await;
+            return serve(cli, url.clone(), "in the Postgres of --database-url", listener, shutdown).await;
         }
         let data_dir = cli.data_dir.clone().unwrap_or_else(embedded_postgres::default_data_dir);
+        let data = data_dir.display().to_string();
         let options = Options { bin_dir: cli.postgres_bin_dir.clone(), ..Options::durable(data_dir) };
         let postgres = tokio::select! {
             postgres = Cluster::start(options) => postgres?,
             () = shutdown.cancelled() => return Ok(()),
         };
         let served = tokio::select! {
-            served = serve(cli, postgres.url(embedded_postgres::DATABASE), listener, shutdown) => served,
+            served = serve(cli, postgres.url(embedded_postgres::DATABASE), &data, listener, shutdown) => served,
             status = postgres.exited() => Err(format!("the embedded Postgres ended by itself ({status}); its log is postgres.log in the data directory").into()),
         };
         postgres.stop(StopMode::Fast).await?;
@@ -49,6 +51,7 @@ fn start(cli: &Cli) -> Result<(), BoxError> {
 async fn serve(
     cli: &Cli,
     database_url: String,
+    data: &str,
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), BoxError> {
@@ -59,5 +62,6 @@ async fn serve(
         () = shutdown.cancelled() => return Ok(()),
     };
     tracing::info!("Config API serves http://{address}; stop it with Ctrl-C");
-    Ok(app.serve(listener, shutdown).await?)
+    let health = app.health();
+    Ok(banner::beside(app.serve(listener, shutdown), &health, address, data).await?)
 }

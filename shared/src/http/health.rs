@@ -57,6 +57,11 @@ impl Health {
         self
     }
 
+    /// What `/v1/ready` answers.
+    pub async fn is_ready(&self) -> bool {
+        self.report(Asked::Ready).await.0 == StatusCode::OK
+    }
+
     async fn report(&self, asked: Asked) -> (StatusCode, Json<Value>) {
         let relevant = self.checks.iter().filter(|check| asked == Asked::Health || check.needed_to_serve());
         let results = join_all(relevant.map(async |check| {
