@@ -6,6 +6,7 @@ mod disk;
 mod faults;
 mod life;
 mod refusals;
+mod terminal;
 mod upgrade;
 
 use std::path::{Path, PathBuf};
