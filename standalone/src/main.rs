@@ -41,7 +41,7 @@ fn start(cli: &Cli) -> Result<(), BoxError> {
         };
         let served = tokio::select! {
             served = serve(cli, postgres.url(embedded_postgres::DATABASE), &data, listener, shutdown) => served,
-            status = postgres.exited() => Err(format!("the embedded Postgres ended by itself ({status}); its log is postgres.log in the data directory").into()),
+            status = postgres.exited() => Err(postgres.why_ended(status).into()),
         };
         postgres.stop(StopMode::Fast).await?;
         served
