@@ -1,6 +1,6 @@
 //! When to stop: the first SIGINT, SIGTERM or SIGHUP asks for it, a second one ends the process at once.
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// Exit code of a process that a second signal ended: 128 + SIGINT, as shells report it.
@@ -14,7 +14,7 @@ pub fn on_signal(runtime: &tokio::runtime::Handle) -> std::io::Result<Cancellati
     let _entered = runtime.enter();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
+    let mut hang_up = if hang_up_is_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
     let token = CancellationToken::new();
     let asked = token.clone();
     let _forever = runtime.spawn(async move {
@@ -22,7 +22,7 @@ pub fn on_signal(runtime: &tokio::runtime::Handle) -> std::io::Result<Cancellati
             let name = tokio::select! {
                 _ = interrupt.recv() => "SIGINT",
                 _ = terminate.recv() => "SIGTERM",
-                _ = hang_up.recv() => "SIGHUP",
+                () = received(hang_up.as_mut()) => "SIGHUP",
             };
             if asked.is_cancelled() {
                 tracing::warn!("Ended at once by a second {name}");
@@ -34,4 +34,19 @@ pub fn on_signal(runtime: &tokio::runtime::Handle) -> std::io::Result<Cancellati
         }
     });
     Ok(token)
+}
+
+async fn received(signal: Option<&mut Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether who started us, such as nohup, wants a closed terminal to change nothing. Only Linux tells without unsafe code.
+fn hang_up_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // One bit for each signal; SIGHUP is 1, the lowest.
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }

@@ -31,6 +31,11 @@ struct AtTerminal {
 impl AtTerminal {
     /// Starts it, and waits until it serves.
     fn start(data_dir: &Path) -> Self {
+        Self::start_by(&[], data_dir)
+    }
+
+    /// The same, with other words before the program.
+    fn start_by(starter: &[&str], data_dir: &Path) -> Self {
         // Not openpty: what it opens, every child of every test inherits, and then the terminal never closes.
         let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
         grantpt(&master).unwrap();
@@ -43,7 +48,12 @@ impl AtTerminal {
         let slave = slave.unwrap();
         // setsid makes the terminal the one that controls the program, and then becomes it.
         let mut setsid = Command::new("setsid");
-        setsid.arg("--ctty").arg(config_api()).args(["--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir);
+        setsid
+            .arg("--ctty")
+            .args(starter)
+            .arg(config_api())
+            .args(["--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(data_dir);
         let end = || slave.try_clone().unwrap();
         let program = setsid.env_remove("DATABASE_URL").stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
         drop((setsid, slave));
@@ -120,6 +130,22 @@ async fn a_closed_terminal_stops_program_and_server() {
     running.terminal = File::open("/dev/null").unwrap();
     let status = AtTerminal::ended(&mut running.program, running.postmaster, &running.data_dir).await;
     assert!(status.success(), "{status}");
+}
+
+#[tokio::test]
+async fn who_was_started_to_outlive_the_terminal_does() {
+    let (_parent, data_dir) = place();
+    // As nohup does, which would write elsewhere.
+    let mut running = AtTerminal::start_by(&["sh", "-c", "trap '' HUP; exec \"$0\" \"$@\""], &data_dir);
+    running.signal(Signal::SIGHUP);
+    running.signal(Signal::SIGTERM);
+    let status = AtTerminal::ended(&mut running.program, running.postmaster, &running.data_dir).await;
+    assert!(status.success(), "{status}");
+    let mut shown = Vec::new();
+    // Ends with an error when all of it was read: there is nobody at the other end.
+    let _ = running.terminal.read_to_end(&mut shown);
+    let shown = String::from_utf8_lossy(&shown);
+    assert!(shown.contains("Stopping on SIGTERM") && !shown.contains("SIGHUP"), "{shown}");
 }
 
 #[tokio::test]
