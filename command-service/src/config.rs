@@ -4,22 +4,18 @@ use std::{net::SocketAddr, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use shared::{
-    BoxError,
     clock::Clock,
     database,
     ids::Ids,
     position::Applied,
     redaction::Redaction,
-    settings::{LimitArgs, ListenArgs, LogArgs},
+    settings::{LimitArgs, ListenArgs, LogArgs, SourceArgs, StartArgs, UsageError, usage},
     value::DEFAULT_MAX_VALUE_BYTES,
 };
 use sqlx::postgres::PgConnectOptions;
 
-/// Port of the command service.
-pub const DEFAULT_PORT: u16 = 4001;
-
-/// How long a service waits at its start for its database.
-pub const DATABASE_WAIT: Duration = Duration::from_secs(60);
+/// Where the command service serves when nothing else is said.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:4001";
 
 /// How long a write waits for the projection that it is to be visible in.
 pub const VISIBILITY_WAIT: Duration = Duration::from_secs(2);
@@ -31,6 +27,9 @@ pub struct Cli {
     /// What to do; nothing named: serve.
     #[command(subcommand)]
     pub task: Option<Task>,
+    /// Where settings come from.
+    #[command(flatten)]
+    pub source: SourceArgs,
     /// How to serve.
     #[command(flatten)]
     pub serve: ServeArgs,
@@ -41,7 +40,8 @@ pub struct Cli {
 pub enum Task {
     /// Bring the database's schema to this release's version, and grant what the group roles need
     Migrate {
-        /// Database to migrate, as a role that owns it
+        /// Database to migrate, as a role that owns it [default: the database URL];
+        /// example: postgres://owner:password@localhost:5432/config_api
         #[arg(long, env = "MIGRATE_DATABASE_URL", hide_env_values = true, value_name = "URL")]
         migrate_database_url: Option<String>,
         /// Create the cluster's group roles config_api_writer and config_api_reader first
@@ -56,6 +56,9 @@ pub struct ServeArgs {
     /// The event log's database; example: postgres://user:password@localhost:5432/config_api
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", global = true)]
     pub database_url: Option<String>,
+    /// How to begin.
+    #[command(flatten)]
+    pub start: StartArgs,
     /// Where to serve.
     #[command(flatten)]
     pub listen: ListenArgs,
@@ -66,11 +69,6 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub log: LogArgs,
 }
-
-/// No database was named.
-#[derive(Debug, thiserror::Error)]
-#[error("no database is named; set DATABASE_URL or --database-url to postgres://user:password@host:5432/database")]
-pub struct NoDatabase;
 
 /// What the app is built from.
 #[derive(Clone, Debug)]
@@ -96,15 +94,15 @@ impl Config {
     ///
     /// # Errors
     /// The first setting that cannot be used.
-    pub fn from_args(args: &ServeArgs) -> Result<(Self, SocketAddr), BoxError> {
-        let address = args.listen.address(DEFAULT_PORT)?;
-        let url = args.database_url.as_deref().ok_or(NoDatabase)?;
+    pub fn from_args(args: &ServeArgs) -> Result<(Self, SocketAddr), UsageError> {
+        let url = args.database_url.as_deref().ok_or_else(|| usage(database::NoDatabase))?;
         let config = Self {
+            database_wait: args.start.database_wait(),
             max_value_bytes: args.limits.max_value_bytes,
-            redaction: args.log.redaction()?,
-            ..Self::new(database::connect_options(url, "command-service")?)
+            redaction: args.log.redaction().map_err(usage)?,
+            ..Self::new(database::connect_options(url, "command-service").map_err(usage)?)
         };
-        Ok((config, address))
+        Ok((config, args.listen.address().map_err(usage)?))
     }
 
     /// The defaults, over this log.
@@ -112,7 +110,7 @@ impl Config {
     pub fn new(database: PgConnectOptions) -> Self {
         Self {
             database,
-            database_wait: DATABASE_WAIT,
+            database_wait: database::STARTUP_WAIT,
             max_value_bytes: DEFAULT_MAX_VALUE_BYTES,
             redaction: Redaction::by_default(),
             visible_in: None,

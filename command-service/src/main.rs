@@ -2,16 +2,23 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use command_service::{
     App, Config,
-    config::{Cli, NoDatabase, Task},
+    config::{Cli, DEFAULT_LISTEN, Task},
 };
-use shared::{BoxError, database, http::port_owner::CannotListen, schema, shutdown, telemetry};
-use tokio::net::TcpListener;
+use shared::{
+    BoxError, database,
+    http::server,
+    schema,
+    settings::{self, usage},
+    shutdown, telemetry,
+};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match settings::parse::<Cli>(&[("listen", DEFAULT_LISTEN.to_owned())]) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => telemetry::fail("command-service", error.as_ref()),
@@ -19,18 +26,20 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<(), BoxError> {
-    telemetry::init(cli.serve.log.log_format)?;
+    telemetry::init(cli.serve.log.log_format, &cli.serve.log.log_filter)?;
     let runtime = tokio::runtime::Runtime::new()?;
     let shutdown = shutdown::on_signal(runtime.handle())?;
     runtime.block_on(async {
         if let Some(Task::Migrate { migrate_database_url, create_roles }) = &cli.task {
-            let url = migrate_database_url.as_ref().or(cli.serve.database_url.as_ref()).ok_or(NoDatabase)?;
-            schema::migrate_at(&database::connect_options(url, "migrate")?, *create_roles).await?;
+            let url = migrate_database_url.as_ref().or(cli.serve.database_url.as_ref());
+            let options =
+                database::connect_options(url.ok_or_else(|| usage(database::NoDatabase))?, "migrate").map_err(usage)?;
+            schema::migrate_at(&options, *create_roles, cli.serve.start.database_wait()).await?;
             tracing::info!("The schema is at version {}", schema::version());
             return Ok(());
         }
         let (config, address) = Config::from_args(&cli.serve)?;
-        let listener = TcpListener::bind(address).await.map_err(|error| CannotListen::explain(address, error))?;
+        let listener = server::bind(address).await?;
         let app = tokio::select! {
             app = App::build(config) => app?,
             () = shutdown.cancelled() => return Ok(()),

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use shared::{
-    database,
+    database::{self, Access},
     http::health::{Check, DatabaseCheck, EventStoreCheck, Health},
     position::Applied,
     service::{ServeError, Service},
@@ -98,7 +98,7 @@ impl App {
 fn health(config: &Config, pool: &PgPool, projection: &Arc<Published>, status: &Arc<Status>) -> Health {
     let checks: Vec<Arc<dyn Check>> = vec![
         Arc::new(DatabaseCheck { pool: pool.clone(), needed_to_serve: false }),
-        Arc::new(EventStoreCheck { pool: pool.clone(), needed_to_serve: false }),
+        Arc::new(EventStoreCheck { pool: pool.clone(), access: Access::Read }),
         Arc::new(ProjectionCheck { projection: Arc::clone(projection), status: Arc::clone(status) }),
     ];
     Health::new(checks, config.clock)

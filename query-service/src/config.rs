@@ -5,14 +5,14 @@ use std::time::Duration;
 use clap::{Parser, builder::BoolishValueParser};
 use shared::{
     clock::Clock,
-    database::{self, InvalidUrl},
-    redaction::{InvalidPattern, Redaction},
-    settings::{ListenArgs, LogArgs},
+    database,
+    redaction::Redaction,
+    settings::{ListenArgs, LogArgs, SourceArgs, UsageError, usage},
 };
 use sqlx::postgres::PgConnectOptions;
 
-/// Port when none is given.
-pub const DEFAULT_PORT: u16 = 4002;
+/// Where the query service serves when nothing else is said.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:4002";
 
 /// How often the log is read when nothing hints at news, in milliseconds.
 pub const DEFAULT_POLL_INTERVAL_MS: u64 = 500;
@@ -27,6 +27,10 @@ const APPLICATION: &str = "query-service";
 #[derive(Clone, Debug, Parser)]
 #[command(name = "query-service", version)]
 pub struct Args {
+    /// Where settings come from.
+    #[command(flatten)]
+    pub source: SourceArgs,
+
     /// Where to serve.
     #[command(flatten)]
     pub listen: ListenArgs,
@@ -37,27 +41,16 @@ pub struct Args {
 
     /// The event log; example: postgres://user:password@host:5432/config_api
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
-    pub database_url: String,
+    pub database_url: Option<String>,
 
-    /// How often the log is read when nothing hints at news, in milliseconds (10 to 1000)
+    /// How often the log is read when nothing hints at news, in milliseconds, 10 to 1000; example: 100
     #[arg(long, env = "POLL_INTERVAL_MS", default_value_t = DEFAULT_POLL_INTERVAL_MS, value_name = "MILLISECONDS",
           value_parser = clap::value_parser!(u64).range(10..=1000))]
     pub poll_interval_ms: u64,
 
-    /// Only poll, where notifications are not delivered: behind a transaction pooler
+    /// Only poll, where notifications are not delivered: behind a transaction pooler; example: true
     #[arg(long, env = "NO_LISTEN", value_parser = BoolishValueParser::new())]
     pub no_listen: bool,
-}
-
-/// A setting that cannot be understood.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// `DATABASE_URL`.
-    #[error(transparent)]
-    Database(#[from] InvalidUrl),
-    /// `REDACT_NAMES`.
-    #[error(transparent)]
-    Redaction(#[from] InvalidPattern),
 }
 
 impl Args {
@@ -65,11 +58,12 @@ impl Args {
     ///
     /// # Errors
     /// The first that cannot be understood.
-    pub fn config(&self) -> Result<Config, ConfigError> {
-        let mut config = Config::new(database::connect_options(&self.database_url, APPLICATION)?);
+    pub fn config(&self) -> Result<Config, UsageError> {
+        let url = self.database_url.as_deref().ok_or_else(|| usage(database::NoDatabase))?;
+        let mut config = Config::new(database::connect_options(url, APPLICATION).map_err(usage)?);
         config.poll_interval = Duration::from_millis(self.poll_interval_ms);
         config.listen_for_hints = !self.no_listen;
-        config.redaction = self.log.redaction()?;
+        config.redaction = self.log.redaction().map_err(usage)?;
         Ok(config)
     }
 }
@@ -95,13 +89,12 @@ impl Config {
     /// The defaults, over this log.
     #[must_use]
     pub fn new(database: PgConnectOptions) -> Self {
-        let redact = shared::redaction::DEFAULT_REDACT_NAMES.split(',');
         Self {
             database,
             poll_interval: Duration::from_millis(DEFAULT_POLL_INTERVAL_MS),
             listen_for_hints: true,
             min_position_wait: DEFAULT_MIN_POSITION_WAIT,
-            redaction: Redaction::new(redact).expect("the default patterns are valid"),
+            redaction: Redaction::by_default(),
             clock: Clock::system(),
         }
     }
@@ -112,7 +105,7 @@ mod tests {
     use super::*;
 
     fn parse(more: &[&str]) -> Result<Args, clap::Error> {
-        let args = ["query-service", "--database-url", "postgres://localhost/x"];
+        let args = ["query-service", "--listen", DEFAULT_LISTEN, "--database-url", "postgres://localhost/x"];
         Args::try_parse_from(args.iter().chain(more))
     }
 

@@ -2,29 +2,35 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use query_service::{
     App,
-    config::{Args, DEFAULT_PORT},
+    config::{Args, DEFAULT_LISTEN},
 };
-use shared::{BoxError, http::port_owner::CannotListen, shutdown, telemetry};
-use tokio::net::TcpListener;
+use shared::{
+    BoxError,
+    http::server,
+    settings::{self, usage},
+    shutdown, telemetry,
+};
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
+    let args = match settings::parse::<Args>(&[("listen", DEFAULT_LISTEN.to_owned())]) {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
+    match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => telemetry::fail("query-service", error.as_ref()),
     }
 }
 
 fn run(args: &Args) -> Result<(), BoxError> {
-    let config = args.config()?;
-    let address = args.listen.address(DEFAULT_PORT)?;
-    telemetry::init(args.log.log_format)?;
+    let (config, address) = (args.config()?, args.listen.address().map_err(usage)?);
+    telemetry::init(args.log.log_format, &args.log.log_filter)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let shutdown = shutdown::on_signal(runtime.handle())?;
     runtime.block_on(async {
-        let listener = TcpListener::bind(address).await.map_err(|error| CannotListen::explain(address, error))?;
+        let listener = server::bind(address).await?;
         let app = App::build(config).await?;
         Ok(app.serve(listener, shutdown).await?)
     })

@@ -1,17 +1,29 @@
 //! Connections to Postgres, and what its errors mean. Errors are known by SQLSTATE, never by their text.
 
-use std::{str::FromStr, time::Duration};
+use std::{io, str::FromStr, time::Duration};
 
 use sqlx::{
-    ConnectOptions,
+    ConnectOptions, Connection, PgConnection,
     postgres::{PgConnectOptions, PgPool, PgPoolOptions},
 };
+use tokio::time::{Instant, timeout};
+
+use crate::{backoff::Backoff, telemetry::Chain};
 
 /// Longest wait for a connection from a pool; then the request gets 503.
 pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest that a statement of ours may run in the server.
 const STATEMENT_TIMEOUT: &str = "30s";
+
+/// A statement that takes longer is told. Longer than an append may wait for the log's lock, which tells itself.
+const SLOW_STATEMENT: Duration = Duration::from_secs(10);
+
+/// How long a process waits at its start for its database.
+pub const STARTUP_WAIT: Duration = Duration::from_secs(60);
+
+/// Longest that one attempt to connect may take; a listener may take the connection and never say a word.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// `DATABASE_URL` cannot be understood.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +51,7 @@ pub fn connect_options(url: &str, application: &str) -> Result<PgConnectOptions,
             ("tcp_keepalives_count", "3"),
         ])
         .log_statements(tracing::log::LevelFilter::Trace)
-        .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(5)))
+        .log_slow_statements(tracing::log::LevelFilter::Warn, SLOW_STATEMENT))
 }
 
 /// A pool that opens its connections when they are needed, so that a service can start before its database.
@@ -51,6 +63,113 @@ pub fn pool(options: PgConnectOptions, max_connections: u32) -> PgPool {
         // A connection that a restart of Postgres closed is replaced, not handed out.
         .test_before_acquire(true)
         .connect_lazy_with(options)
+}
+
+/// The same for who writes: it hands out no connection to a server that takes no writes, a standby or a primary that was
+/// demoted while the connection was idle. What such a server knows is old, and a decision on it would only be refused.
+#[must_use]
+pub fn writable_pool(options: PgConnectOptions, max_connections: u32) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(max_connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        // Stands for the test, at the same price.
+        .test_before_acquire(false)
+        .before_acquire(|connection, _| Box::pin(is_writable(connection)))
+        .after_connect(|connection, _| {
+            Box::pin(async move {
+                match is_writable(connection).await? {
+                    true => Ok(()),
+                    false => Err(sqlx::Error::Io(io::Error::new(
+                        io::ErrorKind::ReadOnlyFilesystem,
+                        "the server is read-only",
+                    ))),
+                }
+            })
+        })
+        .connect_lazy_with(options)
+}
+
+/// Whether a transaction on this connection could write.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn is_writable(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("select current_setting('transaction_read_only') = 'off'").fetch_one(connection).await
+}
+
+/// What a service does with the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reads it; it can serve what it has read while the log is away.
+    Read,
+    /// Appends to it, and can do nothing without it.
+    Append,
+}
+
+/// No database was named.
+#[derive(Debug, thiserror::Error)]
+#[error("no database is named; set DATABASE_URL or --database-url to postgres://user:password@host:5432/config_api")]
+pub struct NoDatabase;
+
+/// Why there is no connection at the start.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// It never came up.
+    #[error("the database did not answer within {} s; check DATABASE_URL, and that Postgres runs", .waited.as_secs())]
+    NoAnswer {
+        /// How long it was waited for.
+        waited: Duration,
+        /// The last attempt's failure.
+        source: sqlx::Error,
+    },
+    /// It is there and refuses us.
+    #[error("the database refuses the connection; {}", remedy(.0))]
+    Refused(#[source] sqlx::Error),
+}
+
+/// Connects, for the start of a process: a database that is not up yet is waited for, one that refuses us is not.
+///
+/// # Errors
+/// When it does not come up within `limit`, or refuses.
+pub async fn connect_when_up(options: &PgConnectOptions, limit: Duration) -> Result<PgConnection, ConnectError> {
+    let until = Instant::now() + limit;
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+    let mut told = false;
+    loop {
+        let silent = || sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "connected, but no answer"));
+        let connected = timeout(CONNECT_LIMIT.min(limit), PgConnection::connect_with(options)).await;
+        let source = match connected.unwrap_or_else(|_| Err(silent())) {
+            Ok(connection) => return Ok(connection),
+            Err(error) if may_pass(&error) => error,
+            Err(refused) => return Err(ConnectError::Refused(refused)),
+        };
+        if Instant::now() >= until {
+            return Err(ConnectError::NoAnswer { waited: limit, source });
+        }
+        if !std::mem::replace(&mut told, true) {
+            tracing::warn!(error = %Chain(&source), limit_s = limit.as_secs(), "Waiting for the database");
+        }
+        tokio::time::sleep(backoff.next_wait()).await;
+    }
+}
+
+/// What to do about a refused connection.
+fn remedy(error: &sqlx::Error) -> &'static str {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    match code.as_deref() {
+        Some("28P01" | "28000") => "check user and password in DATABASE_URL, and the server's pg_hba.conf",
+        Some("3D000") => "check the database's name in DATABASE_URL, or create it: createdb config_api",
+        Some("42501") => "the user lacks the right to connect: grant connect on database … to …",
+        _ => "check DATABASE_URL, and whether the server speaks TLS (sslmode)",
+    }
+}
+
+/// Whether it may succeed later: the server is not there, starting up, or full.
+#[must_use]
+pub fn may_pass(error: &sqlx::Error) -> bool {
+    const TOO_MANY_CONNECTIONS: &str = "53300";
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    meaning(error) == Meaning::ConnectionLost || code.as_deref() == Some(TOO_MANY_CONNECTIONS)
 }
 
 /// What a database error means for who asked.

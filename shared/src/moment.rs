@@ -38,7 +38,7 @@ pub struct InvalidMoment;
 impl FromStr for Moment {
     type Err = InvalidMoment;
 
-    /// Accepts RFC 3339: a `T` between date and time, and `Z` or an offset. A time without a zone names no moment.
+    /// Accepts RFC 3339: a `T`, or a blank as the old system did, between date and time; and `Z` or an offset. A time without a zone names no moment.
     fn from_str(text: &str) -> Result<Self, InvalidMoment> {
         DateTime::parse_from_rfc3339(text).map(|moment| Moment(moment.to_utc())).map_err(|_| InvalidMoment)
     }
@@ -52,6 +52,7 @@ mod tests {
     fn is_written_with_six_decimals_in_utc() {
         let written = |text: &str| text.parse::<Moment>().unwrap().to_string();
         assert_eq!(written("2024-01-15T10:30:00Z"), "2024-01-15T10:30:00.000000Z");
+        assert_eq!(written("2024-01-15 10:30:00Z"), "2024-01-15T10:30:00.000000Z");
         assert_eq!(written("2024-01-15T10:30:00.5+02:00"), "2024-01-15T08:30:00.500000Z");
     }
 

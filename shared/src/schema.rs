@@ -1,9 +1,14 @@
 //! The database's schema: applying the migrations, and refusing a database that is not at our version.
 
+use std::time::Duration;
+
 use sqlx::{
     Connection, Executor, PgConnection,
     migrate::{Migrate, MigrateError, Migrator},
+    postgres::PgConnectOptions,
 };
+
+use crate::database::{self, Access, ConnectError};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 const ROLES: &str = include_str!("../../migrations/roles.sql");
@@ -47,7 +52,23 @@ pub enum SchemaError {
     /// A migration failed; it is rolled back.
     #[error("a migration failed and was rolled back")]
     Failed(#[source] MigrateError),
-    /// The database is out of reach or refused.
+    /// The user may not do with the log what the service is for.
+    #[error(
+        "the database user {user} may not {what} the event log; as a superuser: grant {group} to \"{user}\" (after \
+         `command-service migrate --create-roles`)"
+    )]
+    MissingRight {
+        /// As whom we are connected.
+        user: String,
+        /// `read` or `append to`.
+        what: &'static str,
+        /// The group role that has the right.
+        group: &'static str,
+    },
+    /// There is no connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The database went away, or refused.
     #[error("the schema's version could not be read")]
     Database(#[from] sqlx::Error),
 }
@@ -85,15 +106,32 @@ pub async fn create_roles(connection: &mut PgConnection) -> Result<(), sqlx::Err
     Ok(())
 }
 
-/// Checks that the database is at this release's version, neither older nor newer.
+/// What [`Access`] needs, by name: [`check`] has to tell it in a database that lacks the objects, too.
+const RIGHTS: &str = "
+select current_user::text,
+       coalesce(bool_and(has_table_privilege(to_regclass(name), 'select')), true)
+       and (not $1 or coalesce((select bool_and(has_function_privilege(oid, 'execute'))
+                                  from pg_proc where proname = 'append_events' and pronamespace = 'public'::regnamespace), true))
+  from unnest(array['events', '_sqlx_migrations']) as name";
+
+/// Checks that the database is at this release's version, neither older nor newer, and that we may use it.
 ///
 /// # Errors
 /// When it is not, or cannot be asked.
-pub async fn check(connection: &mut PgConnection) -> Result<(), SchemaError> {
+pub async fn check(connection: &mut PgConnection, access: Access) -> Result<(), SchemaError> {
     let table: Option<String> =
         sqlx::query_scalar("select to_regclass('_sqlx_migrations')::text").fetch_one(&mut *connection).await?;
     if table.is_none() {
         return Err(SchemaError::Older { found: 0, ours: version() });
+    }
+    let (user, allowed): (String, bool) =
+        sqlx::query_as(RIGHTS).bind(access == Access::Append).fetch_one(&mut *connection).await?;
+    if !allowed {
+        let (what, group) = match access {
+            Access::Read => ("read", "config_api_reader"),
+            Access::Append => ("append to", "config_api_writer"),
+        };
+        return Err(SchemaError::MissingRight { user, what, group });
     }
     if let Some(version) = connection.dirty_version().await.map_err(SchemaError::Failed)? {
         return Err(SchemaError::Dirty { version });
@@ -115,18 +153,28 @@ pub async fn check(connection: &mut PgConnection) -> Result<(), SchemaError> {
     Ok(())
 }
 
-/// Connects and migrates: `command-service migrate`, and the start of the standalone.
+/// Connects and checks, for the start of a service. A database that is not up yet is waited for, up to `limit`.
+///
+/// # Errors
+/// As [`check`]; and when the database is out of reach.
+pub async fn check_at(options: &PgConnectOptions, access: Access, limit: Duration) -> Result<(), SchemaError> {
+    let mut connection = database::connect_when_up(options, limit).await?;
+    check(&mut connection, access).await?;
+    Ok(connection.close().await?)
+}
+
+/// Connects and migrates: `command-service migrate`, and the start of the standalone. A database that is not up yet is
+/// waited for, up to `limit`.
 ///
 /// # Errors
 /// When the database is out of reach, newer, different, or refuses.
-pub async fn migrate_at(options: &sqlx::postgres::PgConnectOptions, roles: bool) -> Result<(), SchemaError> {
-    let mut connection = PgConnection::connect_with(options).await?;
+pub async fn migrate_at(options: &PgConnectOptions, roles: bool, limit: Duration) -> Result<(), SchemaError> {
+    let mut connection = database::connect_when_up(options, limit).await?;
     // A migration may take its time, and so may that of another process, which is waited for.
     connection.execute("set statement_timeout = 0").await?;
     if roles {
         create_roles(&mut connection).await?;
     }
     migrate(&mut connection).await?;
-    connection.close().await?;
-    Ok(())
+    Ok(connection.close().await?)
 }

@@ -13,7 +13,7 @@ use crate::{
     tasks::{CriticalTasks, TaskDied},
 };
 
-/// Longest that requests and commands under way may take once the service was told to stop.
+/// Longest that requests and commands under way may take, both together, once the service was told to stop.
 pub const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
 
 /// Longest that the database's connections may take to close.
@@ -70,12 +70,11 @@ impl Service {
         let stop = shutdown.child_token();
         let server = server::run(listener, http::complete(routes, health), stop.clone(), SHUTDOWN_LIMIT);
         tokio::pin!(server);
-        let died = tokio::select! {
-            () = &mut server => None,
+        let (until, died) = tokio::select! {
+            until = &mut server => (until, None),
             died = tasks.first_death() => {
                 stop.cancel();
-                server.await;
-                Some(died)
+                (server.await, Some(died))
             }
         };
         let drained = async {
@@ -84,7 +83,7 @@ impl Service {
                 tracker.wait().await;
             }
         };
-        if tokio::time::timeout(SHUTDOWN_LIMIT, drained).await.is_err() {
+        if tokio::time::timeout_at(until, drained).await.is_err() {
             tracing::warn!(limit_s = SHUTDOWN_LIMIT.as_secs(), "Commands under way did not end in time");
         }
         tasks.stop().await;

@@ -1,11 +1,15 @@
 //! Both apps over one database, merged into one service.
 
+use std::time::Duration;
+
 use shared::{
     BoxError, database,
     http::health::Health,
     redaction::Redaction,
     schema,
     service::{ServeError, Service},
+    settings::usage,
+    value::DEFAULT_MAX_VALUE_BYTES,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -15,10 +19,25 @@ use tokio_util::sync::CancellationToken;
 pub struct Config {
     /// URL of the database; migrated at start.
     pub database_url: String,
+    /// How long to wait for it at start.
+    pub database_wait: Duration,
     /// Largest value, in bytes of its JSON text.
     pub max_value_bytes: usize,
     /// Whose values stay out of the log.
     pub redaction: Redaction,
+}
+
+impl Config {
+    /// The defaults, over this database.
+    #[must_use]
+    pub fn new(database_url: String) -> Self {
+        Self {
+            database_url,
+            database_wait: database::STARTUP_WAIT,
+            max_value_bytes: DEFAULT_MAX_VALUE_BYTES,
+            redaction: Redaction::by_default(),
+        }
+    }
 }
 
 /// The standalone, ready to serve.
@@ -33,7 +52,8 @@ impl App {
     /// # Errors
     /// When the database is out of reach, or its schema cannot be brought to this release's version.
     pub async fn build(config: Config) -> Result<Self, BoxError> {
-        schema::migrate_at(&database::connect_options(&config.database_url, "config-api migrate")?, false).await?;
+        let migrating = database::connect_options(&config.database_url, "config-api migrate").map_err(usage)?;
+        schema::migrate_at(&migrating, false, config.database_wait).await?;
         let database = |application| database::connect_options(&config.database_url, application);
         let query = query_service::App::build(query_service::Config {
             redaction: config.redaction.clone(),
@@ -41,6 +61,7 @@ impl App {
         })
         .await?;
         let command = command_service::App::build(command_service::Config {
+            database_wait: config.database_wait,
             max_value_bytes: config.max_value_bytes,
             redaction: config.redaction.clone(),
             // What a write has done, the next read shows: the old system's promise.

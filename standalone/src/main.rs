@@ -2,20 +2,27 @@
 
 use std::{net::SocketAddr, process::ExitCode};
 
-use clap::Parser;
 use config_api::{
     App,
     app::Config,
     banner,
-    settings::{Cli, DEFAULT_PORT},
+    settings::{Cli, DEFAULT_LISTEN, Database},
 };
 use embedded_postgres::{Cluster, Options, StopMode};
-use shared::{BoxError, http::port_owner::CannotListen, shutdown, telemetry};
+use shared::{
+    BoxError,
+    http::server,
+    settings::{self, usage},
+    shutdown, telemetry,
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match settings::parse::<Cli>(&[("listen", DEFAULT_LISTEN.to_owned())]) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     match start(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => telemetry::fail("config-api", error.as_ref()),
@@ -23,16 +30,16 @@ fn main() -> ExitCode {
 }
 
 fn start(cli: &Cli) -> Result<(), BoxError> {
-    telemetry::init(cli.log.log_format)?;
-    let address = cli.listen.address(DEFAULT_PORT)?;
+    telemetry::init(cli.log.log_format, &cli.log.log_filter)?;
+    let (database, address) = (cli.database()?, cli.listen.address().map_err(usage)?);
     let runtime = tokio::runtime::Runtime::new()?;
     let shutdown = shutdown::on_signal(runtime.handle())?;
     runtime.block_on(async {
-        let listener = TcpListener::bind(address).await.map_err(|error| CannotListen::explain(address, error))?;
-        if let Some(url) = &cli.database_url {
-            return serve(cli, url.clone(), "in the Postgres of --database-url", listener, shutdown).await;
-        }
-        let data_dir = cli.data_dir.clone().unwrap_or_else(embedded_postgres::default_data_dir);
+        let listener = server::bind(address).await?;
+        let data_dir = match database {
+            Database::Given { url } => return serve(cli, url, "in the given Postgres", listener, shutdown).await,
+            Database::Own { data_dir } => data_dir,
+        };
         let data = data_dir.display().to_string();
         let options = Options { bin_dir: cli.postgres_bin_dir.clone(), ..Options::durable(data_dir) };
         let postgres = tokio::select! {
@@ -55,7 +62,12 @@ async fn serve(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), BoxError> {
-    let config = Config { database_url, max_value_bytes: cli.limits.max_value_bytes, redaction: cli.log.redaction()? };
+    let config = Config {
+        database_wait: cli.start.database_wait(),
+        max_value_bytes: cli.limits.max_value_bytes,
+        redaction: cli.log.redaction().map_err(usage)?,
+        ..Config::new(database_url)
+    };
     let address: SocketAddr = listener.local_addr()?;
     let app = tokio::select! {
         app = App::build(config) => app?,

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use shared::settings::{LimitArgs, ListenArgs, LogArgs};
+use shared::settings::{LimitArgs, ListenArgs, LogArgs, SourceArgs, StartArgs, UsageError, usage};
 
-/// Port of the standalone: the old system's.
-pub const DEFAULT_PORT: u16 = 4000;
+/// Where the standalone serves when nothing else is said: at the old system's port.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:4000";
 
 /// Config API in one process: stores and serves configurations, with its own Postgres or a given one.
 #[derive(Debug, Parser)]
@@ -15,12 +15,19 @@ pub struct Cli {
     /// Use this Postgres instead of an own one; example: postgres://user:password@localhost:5432/config_api
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
     pub database_url: Option<String>,
-    /// Where the own Postgres keeps its data [default: /var/lib/config-api as root, else ~/.local/share/config-api]
-    #[arg(long, env = "DATA_DIR", value_name = "DIRECTORY", conflicts_with = "database_url")]
+    /// Where the own Postgres keeps its data [default: /var/lib/config-api as root, else ~/.local/share/config-api];
+    /// example: ./data
+    #[arg(long, env = "DATA_DIR", value_name = "DIRECTORY")]
     pub data_dir: Option<PathBuf>,
     /// Where the own Postgres's programs are [default: searched]; example: /usr/lib/postgresql/15/bin
     #[arg(long, env = "POSTGRES_BIN_DIR", value_name = "DIRECTORY")]
     pub postgres_bin_dir: Option<PathBuf>,
+    /// How to begin.
+    #[command(flatten)]
+    pub start: StartArgs,
+    /// Where settings come from.
+    #[command(flatten)]
+    pub source: SourceArgs,
     /// Where to serve.
     #[command(flatten)]
     pub listen: ListenArgs,
@@ -30,4 +37,41 @@ pub struct Cli {
     /// What to tell.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// Two settings that say different things.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "a database URL and a data directory were given, by flag, environment or file; leave one out: the data directory is that of an own Postgres"
+)]
+struct TwoDatabases;
+
+/// Where the log is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Database {
+    /// In a Postgres that runs already.
+    Given {
+        /// Its URL.
+        url: String,
+    },
+    /// In one of our own.
+    Own {
+        /// Where it keeps its data.
+        data_dir: PathBuf,
+    },
+}
+
+impl Cli {
+    /// Which database to use.
+    ///
+    /// # Errors
+    /// When two are named, by whatever source.
+    pub fn database(&self) -> Result<Database, UsageError> {
+        match (&self.database_url, &self.data_dir) {
+            (Some(_), Some(_)) => Err(usage(TwoDatabases)),
+            (Some(url), None) => Ok(Database::Given { url: url.clone() }),
+            (None, Some(data_dir)) => Ok(Database::Own { data_dir: data_dir.clone() }),
+            (None, None) => Ok(Database::Own { data_dir: embedded_postgres::default_data_dir() }),
+        }
+    }
 }

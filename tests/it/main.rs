@@ -2,10 +2,13 @@
 
 mod append;
 mod bad_input;
+mod committer;
 mod conditional;
 mod contract;
 mod crash;
 mod log_order;
+mod process;
 mod replicas;
 mod schema;
+mod start;
 mod values;

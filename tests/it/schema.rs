@@ -2,6 +2,7 @@
 
 use end_to_end::{CommandService, Database, QueryService, cluster, wait::PATIENCE};
 use shared::{
+    database::Access,
     schema::{self, SchemaError, version},
     telemetry::Chain,
 };
@@ -23,7 +24,7 @@ async fn migrating_again_changes_nothing() {
     let after: String = sqlx::query_scalar(migrations).fetch_one(&mut connection).await.unwrap();
     assert_eq!(after, before);
     assert_eq!(names(&mut connection).await, ["a"]);
-    schema::check(&mut connection).await.unwrap();
+    schema::check(&mut connection, Access::Append).await.unwrap();
 }
 
 #[tokio::test]
@@ -35,7 +36,7 @@ async fn several_processes_may_migrate_one_database_at_once() {
         let at_once = migrate_at_once(std::iter::repeat_n(&database, 8), false).await;
         assert!(at_once.iter().all(Result::is_ok), "{round}: {at_once:?}");
     }
-    schema::check(&mut database.connect().await).await.unwrap();
+    schema::check(&mut database.connect().await, Access::Append).await.unwrap();
 }
 
 #[tokio::test]
@@ -63,11 +64,11 @@ async fn a_schema_that_is_not_this_releases_is_told_apart() {
     let check = async |change: &str| {
         let database = Database::new().await;
         database.execute(change).await;
-        schema::check(&mut database.connect().await).await
+        schema::check(&mut database.connect().await, Access::Append).await
     };
     assert!(check("select").await.is_ok());
 
-    let empty = schema::check(&mut Database::empty().await.connect().await).await;
+    let empty = schema::check(&mut Database::empty().await.connect().await, Access::Append).await;
     assert!(matches!(empty, Err(SchemaError::Older { found: 0, ours: told }) if told == ours), "{empty:?}");
     let older = check(OLDER).await;
     assert!(
@@ -128,7 +129,7 @@ async fn a_writer_may_append_and_never_rewrite() {
     let database = Database::new().await;
     let database = login(&database, "a_writer", "config_api_writer").await;
     let mut writer = database.connect().await;
-    schema::check(&mut writer).await.unwrap();
+    schema::check(&mut writer, Access::Append).await.unwrap();
     let group = Group::default().unit(new_id()).event("a", 0).key(1, 1, "1");
     assert_eq!(group.append(&mut writer).await.unwrap()[0].place(), ("appended", Some(1), Some(1)));
     insert_stock(&mut writer, "b", 1).await.unwrap();
@@ -158,7 +159,12 @@ async fn a_reader_may_read_the_log_and_do_nothing_else() {
     insert_stock(&mut database.connect().await, "a", 1).await.unwrap();
     let database = login(&database, "a_reader", "config_api_reader").await;
     let mut reader = database.connect().await;
-    schema::check(&mut reader).await.unwrap();
+    schema::check(&mut reader, Access::Read).await.unwrap();
+    let refused = schema::check(&mut reader, Access::Append).await.unwrap_err().to_string();
+    assert!(
+        refused.contains("may not append to the event log") && refused.contains("grant config_api_writer"),
+        "{refused}"
+    );
     assert_eq!(names(&mut reader).await, ["a"]);
     assert_eq!(QueryService::start(&database).await.client.value("a").await.short(), (200, "1"));
 

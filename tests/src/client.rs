@@ -8,6 +8,8 @@ use tokio::{
     net::TcpStream,
 };
 
+use crate::until;
+
 /// Speaks to one service; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -109,6 +111,11 @@ impl Client {
     /// `GET` of any path, in JSON.
     pub async fn get_json(&self, path: &str) -> Answer {
         self.send(Method::GET, path, &[("accept", "application/json")], None).await
+    }
+
+    /// Waits until `/v1/ready` says so.
+    pub async fn until_ready(&self) {
+        until("the service is ready", async || self.get("/v1/ready").await.status.is_success().then_some(())).await;
     }
 
     /// Sets a configuration and expects success.

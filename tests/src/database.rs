@@ -54,7 +54,7 @@ impl Database {
     /// Brings the schema to this release's version.
     pub async fn migrate(&self) {
         let options = database::connect_options(&self.url, "tests").expect("a URL");
-        schema::migrate_at(&options, false).await.expect("the migrations apply");
+        schema::migrate_at(&options, false, database::STARTUP_WAIT).await.expect("the migrations apply");
     }
 
     /// A connection of the test's own.

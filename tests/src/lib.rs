@@ -4,13 +4,17 @@
 pub mod client;
 pub mod cluster;
 pub mod database;
+pub mod held;
 pub mod log;
 pub mod process;
+pub mod proxy;
 pub mod services;
 pub mod wait;
 
 pub use client::{Answer, Client};
 pub use database::Database;
+pub use held::HeldLog;
 pub use log::LogLines;
+pub use proxy::Proxy;
 pub use services::{CommandService, QueryService, Standalone};
 pub use wait::until;

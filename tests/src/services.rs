@@ -1,6 +1,6 @@
 //! The services, in the test's own process, on ports of their own.
 
-use shared::{database, redaction::Redaction, service::ServeError, value::DEFAULT_MAX_VALUE_BYTES};
+use shared::{database, service::ServeError};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -90,12 +90,7 @@ pub struct Standalone;
 impl Standalone {
     /// One on this database; ready.
     pub async fn start(database: &Database) -> Running {
-        let database_url = database.url.clone();
-        let config = config_api::app::Config {
-            database_url,
-            max_value_bytes: DEFAULT_MAX_VALUE_BYTES,
-            redaction: Redaction::by_default(),
-        };
+        let config = config_api::app::Config::new(database.url.clone());
         let app = config_api::App::build(config).await.expect("the standalone builds");
         let running = Running::new(move |listener, stop| app.serve(listener, stop)).await;
         running.until_ready().await;
@@ -106,9 +101,6 @@ impl Standalone {
 impl Running {
     /// Waits until `/v1/ready` says so.
     pub async fn until_ready(&self) {
-        crate::until("the service is ready", async || {
-            self.client.get("/v1/ready").await.status.is_success().then_some(())
-        })
-        .await;
+        self.client.until_ready().await;
     }
 }

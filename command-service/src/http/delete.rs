@@ -2,10 +2,10 @@
 
 use axum::{
     extract::{Extension, State},
-    http::HeaderMap,
+    http::{HeaderMap, Uri},
     response::Response,
 };
-use shared::http::{context::RequestId, path::NameInPath, problem::Problem};
+use shared::http::{context::RequestId, parameters::Parameters, path::NameInPath, problem::Problem};
 
 use super::{
     router::WriteState,
@@ -18,8 +18,10 @@ pub(super) async fn delete(
     State(state): State<WriteState>,
     NameInPath(name): NameInPath,
     Extension(request_id): Extension<RequestId>,
+    uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    Parameters::none(&uri)?;
     let place = write::take_place(&state)?;
     let precondition = write::precondition(&headers)?;
     let metadata = write::metadata(&headers, &request_id, None)?;

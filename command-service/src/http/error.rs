@@ -101,3 +101,35 @@ pub(super) fn nul_in_reason() -> Problem {
     let detail = "The reason contains the NUL character (\\u0000), which cannot be stored; leave it out.";
     Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-reason", "Invalid reason", detail)
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::{
+        body::to_bytes,
+        http::{HeaderMap, header},
+    };
+    use serde_json::Value;
+
+    use super::*;
+
+    /// Whether to write again, or to look first, depends on it: whoever was told that nothing was written may rely on that.
+    #[tokio::test]
+    async fn only_an_unknown_outcome_leaves_open_whether_something_was_written() {
+        let append = |error| CommandError::Store(StoreError::Append(error));
+        for (error, code, promises) in [
+            (append(AppendError::Unknown), "outcome-unknown", false),
+            (append(AppendError::Unavailable), "event-store-unavailable", true),
+            (append(AppendError::Overloaded), "overloaded", true),
+            (CommandError::Store(StoreError::Late), "event-store-unavailable", true),
+            (CommandError::Contention, "contention", true),
+        ] {
+            let accepts = HeaderMap::from_iter([(header::ACCEPT, "application/json".parse().unwrap())]);
+            let response = problem(error).render(&accepts, "r1");
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{code}");
+            assert!(response.headers().contains_key(header::RETRY_AFTER), "{code}");
+            let body: Value = serde_json::from_slice(&to_bytes(response.into_body(), 4096).await.unwrap()).unwrap();
+            assert_eq!(body["type"], format!("urn:config-api:problem:{code}"));
+            assert_eq!(body["detail"].as_str().unwrap().contains("nothing was written"), promises, "{body}");
+        }
+    }
+}

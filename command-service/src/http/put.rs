@@ -3,13 +3,13 @@
 use axum::{
     body::Body,
     extract::{Extension, State},
-    http::HeaderMap,
+    http::{HeaderMap, Uri},
     response::Response,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use shared::{
-    http::{body::read_json, context::RequestId, path::NameInPath, problem::Problem},
+    http::{body::read_json, context::RequestId, parameters::Parameters, path::NameInPath, problem::Problem},
     value::ConfigJson,
 };
 
@@ -37,9 +37,11 @@ pub(super) async fn put(
     State(state): State<WriteState>,
     NameInPath(name): NameInPath,
     Extension(request_id): Extension<RequestId>,
+    uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
+    Parameters::none(&uri)?;
     let place = write::take_place(&state)?;
     let precondition = write::precondition(&headers)?;
     let limit = state.max_value_bytes + write::BODY_ROOM_BYTES;

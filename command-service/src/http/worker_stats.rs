@@ -1,11 +1,13 @@
 //! `GET /v1/worker/stats`: what the update worker has done.
 
-use axum::{Json, extract::State};
+use axum::{Json, extract::State, http::Uri};
+use shared::http::{parameters::Parameters, problem::Problem};
 
 use super::router::WriteState;
 use crate::update_worker::Stats;
 
 /// Answers with the counters.
-pub(super) async fn worker_stats(State(state): State<WriteState>) -> Json<Stats> {
-    Json(state.worker.stats())
+pub(super) async fn worker_stats(State(state): State<WriteState>, uri: Uri) -> Result<Json<Stats>, Problem> {
+    Parameters::none(&uri)?;
+    Ok(Json(state.worker.stats()))
 }

@@ -12,7 +12,11 @@ use shared::{
 };
 use sqlx::{ConnectOptions, PgConnection, postgres::PgConnectOptions};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{
+        OwnedSemaphorePermit, Semaphore,
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
     time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -112,7 +116,10 @@ impl Handle {
         let room = Arc::clone(&self.room).try_acquire_many_owned(places).map_err(|_| AppendError::Overloaded)?;
         let (answer, answered) = oneshot::channel();
         let waiting = Waiting { unit, bytes, until, answer, _room: room };
-        self.queue.try_send(waiting).map_err(|_| AppendError::Overloaded)?;
+        self.queue.try_send(waiting).map_err(|refused| match refused {
+            TrySendError::Full(_) => AppendError::Overloaded,
+            TrySendError::Closed(_) => AppendError::Unavailable,
+        })?;
         // The committer answers everybody; should it be gone, nobody can say.
         answered.await.unwrap_or(Err(AppendError::Unknown))
     }

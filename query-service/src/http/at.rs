@@ -10,7 +10,7 @@ use axum::{
 use chrono::{DateTime, Utc};
 use shared::{
     event::{AGGREGATE_TYPE, ConfigValueEvent},
-    http::{conditional::Tags, path::NameAnd, problem::Problem},
+    http::{conditional::Tags, parameters::Parameters, path::NameAnd, problem::Problem},
     moment::Moment,
     name::ConfigName,
     position::Position,
@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use super::{
     Reads,
     error::ReadError,
-    parameters::{MIN_POSITION, Parameters},
+    reads::MIN_POSITION,
     value::{self, DO_NOT_KEEP, REVALIDATE, Told},
 };
 use crate::projection::Authorship;

@@ -14,14 +14,6 @@ use shared::{
 pub(super) enum ReadError {
     #[error("not found")]
     NotFound,
-    #[error("unknown query parameter {name}")]
-    UnknownParameter { name: String, known: &'static [&'static str] },
-    #[error("query parameter {0} is given twice")]
-    RepeatedParameter(String),
-    #[error("the query is malformed")]
-    MalformedQuery,
-    #[error("query parameter {name} is out of range")]
-    InvalidParameter { name: &'static str, expected: &'static str },
     #[error(transparent)]
     InvalidTimestamp(#[from] InvalidMoment),
     #[error("{origin} {source}")]
@@ -56,22 +48,6 @@ impl From<ReadError> for Problem {
             ReadError::NotFound => {
                 let detail = "There is no such configuration: it was never set, or it is deleted.";
                 Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail).plain("Not Found")
-            }
-            ReadError::UnknownParameter { name, known } => {
-                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-                let detail = format!("There is no query parameter `{name}` here; known: {known}.");
-                Self::bad_request("unknown-parameter", detail)
-            }
-            ReadError::RepeatedParameter(name) => Self::bad_request(
-                "repeated-parameter",
-                format!("The query parameter `{name}` is given twice; give it once."),
-            ),
-            ReadError::MalformedQuery => Self::bad_request(
-                "malformed-query",
-                "The query is malformed; write it as name=value&name=value, percent-encoded UTF-8.",
-            ),
-            ReadError::InvalidParameter { name, expected } => {
-                Self::bad_request("invalid-parameter", format!("The query parameter `{name}` must be {expected}."))
             }
             // The old system's sentence, alone: its clients match on it.
             ReadError::InvalidTimestamp(invalid) => Self::bad_request("invalid-timestamp", invalid.to_string()),

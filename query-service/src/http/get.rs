@@ -8,14 +8,14 @@ use axum::{
     response::Response,
 };
 use shared::{
-    http::{path::NameInPath, problem::Problem},
+    http::{parameters::Parameters, path::NameInPath, problem::Problem},
     name::ConfigName,
 };
 
 use super::{
     Reads,
     error::ReadError,
-    parameters::{MIN_POSITION, Parameters},
+    reads::MIN_POSITION,
     value::{self, REVALIDATE, Told},
 };
 use crate::projection::Entry;

@@ -13,20 +13,19 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use shared::{
     event::{AGGREGATE_TYPE, ConfigValueEvent},
-    http::{path::NameInPath, problem::Problem},
+    http::{
+        parameters::{Parameters, invalid},
+        path::NameInPath,
+        problem::Problem,
+    },
     moment::Moment,
     position::Position,
     value::ConfigJson,
 };
-use sqlx::{Row, postgres::PgRow};
+use sqlx::{Postgres, Row, pool::PoolConnection, postgres::PgRow};
 use tokio::time::timeout;
 
-use super::{
-    Reads,
-    error::ReadError,
-    parameters::{MIN_POSITION, Parameters},
-    value::REVALIDATE,
-};
+use super::{Reads, error::ReadError, reads::MIN_POSITION, value::REVALIDATE};
 
 const LIMIT: &str = "limit";
 const BEFORE: &str = "before";
@@ -96,16 +95,16 @@ pub(super) async fn handle(
     view.stamp(page.map(|page| answer(&page, &name, asked, uri.path())))
 }
 
-fn asked(parameters: &Parameters) -> Result<Asked, ReadError> {
+fn asked(parameters: &Parameters) -> Result<Asked, Problem> {
     let limit = match parameters.get(LIMIT).map(str::parse) {
         None => PAGE_VERSIONS,
         Some(Ok(limit @ 1..=PAGE_VERSIONS)) => limit,
-        Some(_) => return Err(ReadError::InvalidParameter { name: LIMIT, expected: "a number from 1 to 1000" }),
+        Some(_) => return Err(invalid(LIMIT, "a number from 1 to 1000")),
     };
     let before = match parameters.get(BEFORE).map(str::parse) {
         None => i64::MAX,
         Some(Ok(before @ 1..)) => before,
-        Some(_) => return Err(ReadError::InvalidParameter { name: BEFORE, expected: "a version, from 1 on" }),
+        Some(_) => return Err(invalid(BEFORE, "a version, from 1 on")),
     };
     Ok(Asked { limit, before })
 }
@@ -149,7 +148,7 @@ impl Page {
 }
 
 async fn read(reads: &Reads, name: &str, asked: Asked) -> Result<Page, ReadError> {
-    let mut connection = reads.log().await?;
+    let mut connection = Reading { connection: reads.log().await?, to_its_end: false };
     let mut rows = sqlx::query(
         "select sequence, event_type, event_version, payload::text, metadata::text, recorded_at, position
            from events
@@ -161,7 +160,7 @@ async fn read(reads: &Reads, name: &str, asked: Asked) -> Result<Page, ReadError
     .bind(name)
     .bind(asked.before)
     .bind(i64::from(asked.limit) + 1)
-    .fetch(&mut *connection);
+    .fetch(&mut *connection.connection);
     let (mut page, mut bytes) = (Page::default(), 0);
     while let Some(row) = rows.try_next().await? {
         let version = stored(&row)?;
@@ -173,11 +172,23 @@ async fn read(reads: &Reads, name: &str, asked: Asked) -> Result<Page, ReadError
         page.versions.push(version);
     }
     drop(rows);
-    if bytes > PAGE_BYTES {
-        // The server is still sending what was not taken; that is cut off rather than read by whoever comes next.
-        connection.close_on_drop();
-    }
+    connection.to_its_end = bytes <= PAGE_BYTES;
     Ok(page)
+}
+
+/// A connection that is being read. Dropped before the end, because a page is full or took too long, it is closed: the
+/// server is still sending, and the rest is not to be read by whoever comes next.
+struct Reading {
+    connection: PoolConnection<Postgres>,
+    to_its_end: bool,
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        if !self.to_its_end {
+            self.connection.close_on_drop();
+        }
+    }
 }
 
 fn stored(row: &PgRow) -> Result<Version, ReadError> {
@@ -262,7 +273,7 @@ mod tests {
         assert_eq!(ask("").unwrap(), Asked { limit: 1000, before: i64::MAX });
         assert_eq!(ask("limit=1&before=7").unwrap(), Asked { limit: 1, before: 7 });
         for query in ["limit=0", "limit=1001", "limit=x", "limit=-1", "before=0", "before=", "before=1.5"] {
-            assert!(matches!(ask(query), Err(ReadError::InvalidParameter { .. })), "{query}");
+            assert_eq!(ask(query).unwrap_err().code(), "invalid-parameter", "{query}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `GET /v1/config`: every configuration, by name; one consistent state, whatever is written while it is sent.
 
-use std::sync::Arc;
+use std::{iter, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -11,21 +11,28 @@ use axum::{
 use bytes::Bytes;
 use futures_util::stream;
 use serde::Serialize;
-use shared::{http::problem::Problem, name::ConfigName, value::ConfigJson};
-use tokio::sync::OwnedSemaphorePermit;
-
-use super::{
-    Reads,
-    error::ReadError,
-    parameters::{MIN_POSITION, Parameters},
-    value::REVALIDATE,
+use shared::{
+    http::{parameters::Parameters, problem::Problem},
+    name::ConfigName,
+    value::ConfigJson,
 };
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+
+use super::{Reads, error::ReadError, reads::MIN_POSITION, value::REVALIDATE};
 use crate::projection::Snapshot;
 
 const PREFIX: &str = "prefix";
 
 /// What is put together before it is sent, in bytes; a list that fits is sent whole. One value may exceed it.
 const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Longest that a long list may take to be sent; it is cut off then, and its snapshot let go.
+const LIST_LIMIT: Duration = Duration::from_secs(300);
+
+/// A client reads so slowly that its list is cut off.
+#[derive(Debug, thiserror::Error)]
+#[error("a list was not read to its end within {} s", LIST_LIMIT.as_secs())]
+struct TooSlow;
 
 #[derive(Serialize)]
 struct Item<'a> {
@@ -48,10 +55,15 @@ fn answer(reads: &Reads, snapshot: Arc<Snapshot>, prefix: &str) -> Result<Respon
     } else {
         let place = Arc::clone(&reads.long_lists).try_acquire_owned().map_err(|_| ReadError::TooManyLists)?;
         writer.place = Some(place);
-        let rest = stream::unfold(writer, async |mut writer| {
-            (!writer.done).then(|| (Ok::<_, std::convert::Infallible>(writer.chunk()), writer))
+        let until = Instant::now() + LIST_LIMIT;
+        let rest = iter::from_fn(move || {
+            if writer.done {
+                return None;
+            }
+            writer.done = Instant::now() > until;
+            Some(if writer.done { Err(TooSlow) } else { Ok(writer.chunk()) })
         });
-        Body::from_stream(stream::StreamExt::chain(stream::once(async { Ok(first) }), rest))
+        Body::from_stream(stream::iter(iter::once(Ok(first)).chain(rest)))
     };
     let json = HeaderValue::from_static("application/json");
     Ok(([(header::CONTENT_TYPE, json), (header::CACHE_CONTROL, REVALIDATE)], body).into_response())

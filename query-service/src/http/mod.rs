@@ -23,7 +23,6 @@ mod rebuild;
 mod value;
 
 mod error;
-mod parameters;
 
 pub(crate) use reads::Reads;
 pub(crate) use router::routes;

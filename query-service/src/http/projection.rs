@@ -10,12 +10,12 @@ use axum::{
 };
 use serde::Serialize;
 use shared::{
-    http::{CONFIG_POSITION, problem::Problem},
+    http::{CONFIG_POSITION, parameters::Parameters, problem::Problem},
     moment::Moment,
     position::Position,
 };
 
-use super::{Reads, parameters::Parameters, value::DO_NOT_KEEP};
+use super::{Reads, value::DO_NOT_KEEP};
 use crate::tail::ReplayFigures;
 
 /// What is told.
@@ -42,7 +42,7 @@ struct Projection {
 }
 
 pub(super) async fn handle(State(reads): State<Arc<Reads>>, uri: Uri) -> Result<Response, Problem> {
-    Parameters::of(&uri, &[])?;
+    Parameters::none(&uri)?;
     let report = reads.status.report();
     let snapshot = reads.current().unwrap_or_default();
     let position = snapshot.position();

@@ -7,7 +7,7 @@ use axum::{
     response::Response,
 };
 use shared::{
-    http::{CONFIG_POSITION, problem::Problem},
+    http::{CONFIG_POSITION, parameters::Parameters, problem::Problem},
     position::{Fingerprint, Position, PositionToken},
     redaction::Redaction,
 };
@@ -18,16 +18,15 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{
-    error::ReadError,
-    parameters::{MIN_POSITION, Parameters},
-};
+use super::error::ReadError;
 use crate::{
     projection::{Published, Snapshot, Standing},
     tail::Status,
 };
 
-/// The position that a read must have, as a header.
+/// The position that a read must have, as a query parameter.
+pub(super) const MIN_POSITION: &str = "min_position";
+/// The same, as a header.
 const CONFIG_MIN_POSITION: &str = "config-min-position";
 /// How long ago the log was last heard of, in milliseconds.
 const CONFIG_LAST_CONTACT: &str = "config-last-contact";
@@ -295,7 +294,7 @@ mod tests {
         if let Some(header) = header {
             headers.insert(CONFIG_MIN_POSITION, header.parse().unwrap());
         }
-        wanted(&headers, &Parameters::of(&format!("/x{query}").parse().unwrap(), &[MIN_POSITION])?)
+        wanted(&headers, &Parameters::of(&format!("/x{query}").parse().unwrap(), &[MIN_POSITION]).unwrap())
     }
 
     #[test]

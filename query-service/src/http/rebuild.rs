@@ -9,12 +9,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::json;
-use shared::http::{negotiation, problem::Problem};
+use shared::http::{negotiation, parameters::Parameters, problem::Problem};
 
-use super::{Reads, error::ReadError, parameters::Parameters};
+use super::{Reads, error::ReadError};
 
 pub(super) async fn handle(State(reads): State<Arc<Reads>>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
-    Parameters::of(&uri, &[])?;
+    Parameters::none(&uri)?;
     reads.status.ask_for_rebuild().map_err(|_| ReadError::RebuildRunning)?;
     tracing::info!("A rebuild of ConfigStateProjection was asked for");
     Ok(if negotiation::prefers_json(&headers) {

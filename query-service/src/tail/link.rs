@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use shared::{
-    database,
+    database::{self, Access},
     position::Position,
     schema::{self, SchemaError},
 };
@@ -84,7 +84,7 @@ impl Link {
         let pool = pool.acquire_timeout(ANSWER_LIMIT).connect_lazy_with(options.database.clone());
         let mut listener = bounded(PgListener::connect_with(&pool)).await?;
         listener.eager_reconnect(false);
-        let checked = async { Ok(schema::check((&mut listener).acquire().await?).await) };
+        let checked = async { Ok(schema::check((&mut listener).acquire().await?, Access::Read).await) };
         bounded(checked).await?.map_err(|error| match error {
             SchemaError::Database(error) => LinkError::Database(error),
             SchemaError::Failed(sqlx::migrate::MigrateError::Execute(error)) => LinkError::Database(error),

@@ -18,7 +18,11 @@ mod status;
 
 use std::{sync::Arc, time::Duration};
 
-use shared::{clock::Clock, schema::SchemaError};
+use shared::{
+    clock::Clock,
+    database::{ConnectError, may_pass},
+    schema::SchemaError,
+};
 use sqlx::postgres::PgConnectOptions;
 use tokio_util::sync::CancellationToken;
 
@@ -33,10 +37,14 @@ pub(crate) use self::{
 };
 use crate::projection::Published;
 
-/// The log is not one that this release can follow. The process ends: waiting would not help.
+/// The log is not one that this process can follow. The process ends: waiting would not help.
 #[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub(crate) struct TailError(SchemaError);
+pub(crate) enum TailError {
+    #[error(transparent)]
+    Schema(SchemaError),
+    #[error(transparent)]
+    Refused(ConnectError),
+}
 
 /// What the tail follows, and how.
 #[derive(Clone, Debug)]
@@ -76,7 +84,11 @@ impl Tail {
         loop {
             let lost = match Link::open(&self.options).await {
                 Ok(mut link) => self.follower.session(&mut link, &mut outages).await,
-                Err(LinkError::Schema(error)) if !self.follower.has_followed() => return TailError(error),
+                // Once it was followed, a fault of the set-up is somebody's work under way, and is waited out.
+                Err(LinkError::Schema(error)) if !self.follower.has_followed() => return TailError::Schema(error),
+                Err(LinkError::Database(error)) if !self.follower.has_followed() && !may_pass(&error) => {
+                    return TailError::Refused(ConnectError::Refused(error));
+                }
                 Err(error) => error,
             };
             self.status.disconnected();

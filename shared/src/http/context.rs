@@ -5,7 +5,7 @@ use std::{any::Any, time::Duration};
 use axum::{
     body::Body,
     extract::{MatchedPath, Request, State},
-    http::{HeaderMap, HeaderValue, Response, StatusCode},
+    http::{HeaderMap, HeaderValue, Response},
     middleware::Next,
     response::IntoResponse,
 };
@@ -54,6 +54,11 @@ pub async fn identify(State((ids, clock)): State<(Ids, Clock)>, mut request: Req
     let began = clock.now();
     let mut response = next.run(request).instrument(span.clone()).await;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        if response.status().is_server_error() {
+            // What a client quotes, its request id, is in the log, with what it was told. The cause has a line of its own.
+            let status = response.status().as_u16();
+            span.in_scope(|| tracing::warn!(status, "{method} {route} - Answered {}", problem.code()));
+        }
         let allow = response.headers().get("allow").cloned();
         response = problem.render(&accepts, id.as_str());
         response.headers_mut().extend(allow.map(|allow| (axum::http::header::ALLOW, allow)));
@@ -61,11 +66,7 @@ pub async fn identify(State((ids, clock)): State<(Ids, Clock)>, mut request: Req
     response.headers_mut().insert(REQUEST_ID, id.0);
     span.in_scope(|| {
         let (status, millis) = (response.status().as_u16(), clock.now().millis_since(began));
-        if response.status() == StatusCode::INTERNAL_SERVER_ERROR {
-            tracing::error!(status, millis, "{method} {route} failed");
-        } else {
-            tracing::debug!(status, millis, "{method} {route}");
-        }
+        tracing::debug!(status, millis, "{method} {route}");
     });
     response
 }

@@ -7,7 +7,10 @@ use futures_util::future::{BoxFuture, join_all};
 use serde_json::{Map, Value, json};
 use sqlx::PgPool;
 
-use crate::clock::Clock;
+use crate::{
+    clock::Clock,
+    database::{self, Access},
+};
 
 /// Longest that one check may take.
 const CHECK_LIMIT: Duration = Duration::from_secs(2);
@@ -125,12 +128,27 @@ impl Check for DatabaseCheck {
     }
 }
 
-/// The log can be read: the database is the right one, and we may use it.
+/// The log can be used as the service uses it: the database is the right one, and takes writes if there are some.
 pub struct EventStoreCheck {
     /// Through which it is asked.
     pub pool: PgPool,
-    /// See [`Check::needed_to_serve`].
-    pub needed_to_serve: bool,
+    /// For what.
+    pub access: Access,
+}
+
+impl EventStoreCheck {
+    async fn ask(&self) -> Result<(), String> {
+        let out_of_reach = |_| "the event log cannot be read".to_owned();
+        let mut connection = self.pool.acquire().await.map_err(out_of_reach)?;
+        let head = sqlx::query("select position from events order by position desc limit 1");
+        head.fetch_optional(&mut *connection).await.map_err(out_of_reach)?;
+        if self.access == Access::Append && !database::is_writable(&mut connection).await.map_err(out_of_reach)? {
+            // Another server may be the primary now: the next check looks where the address leads then.
+            connection.close_on_drop();
+            return Err("the event log's server is read-only: a standby, or a primary that was demoted".to_owned());
+        }
+        Ok(())
+    }
 }
 
 impl Check for EventStoreCheck {
@@ -139,13 +157,10 @@ impl Check for EventStoreCheck {
     }
 
     fn needed_to_serve(&self) -> bool {
-        self.needed_to_serve
+        self.access == Access::Append
     }
 
     fn check(&self) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async {
-            let head = sqlx::query("select position from events order by position desc limit 1");
-            head.fetch_optional(&self.pool).await.map(drop).map_err(|_| "the event log cannot be read".to_owned())
-        })
+        Box::pin(self.ask())
     }
 }

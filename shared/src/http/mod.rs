@@ -8,7 +8,9 @@ pub mod body;
 pub mod conditional;
 pub mod context;
 pub mod health;
+mod log_filter;
 pub mod negotiation;
+pub mod parameters;
 pub mod path;
 pub mod port_owner;
 pub mod problem;
@@ -28,6 +30,7 @@ pub fn complete(routes: Router, health: Health) -> Router {
     let unknown_route = async |uri: axum::http::Uri| Problem::unknown_route(uri.path());
     routes
         .merge(health::routes(health))
+        .merge(log_filter::routes())
         .fallback(unknown_route)
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .layer(middleware::from_fn(context::bound))

@@ -20,6 +20,7 @@ impl<S: Send + Sync> FromRequestParts<S> for NameInPath {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        check_escapes(parts)?;
         let Path(name) = Path::<String>::from_request_parts(parts, state).await.map_err(|_| not_utf8())?;
         Ok(Self(ConfigName::parse(&name)?))
     }
@@ -29,6 +30,7 @@ impl<S: Send + Sync> FromRequestParts<S> for NameAnd {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        check_escapes(parts)?;
         let Path((name, rest)) =
             Path::<(String, String)>::from_request_parts(parts, state).await.map_err(|_| not_utf8())?;
         Ok(Self(ConfigName::parse(&name)?, rest))
@@ -46,6 +48,18 @@ fn not_utf8() -> Problem {
         "invalid-name",
         "The path is not UTF-8 once percent-decoded; encode the name's UTF-8 bytes, as in %C3%A9 for é.",
     )
+}
+
+/// The router takes a `%` that begins no escape for itself: two paths for one name, and a slip of the pen that looks stored.
+fn check_escapes(parts: &Parts) -> Result<(), Problem> {
+    let is_escape = |rest: &str| rest.len() >= 2 && rest.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit);
+    if parts.uri.path().split('%').skip(1).all(is_escape) {
+        return Ok(());
+    }
+    Err(Problem::bad_request(
+        "invalid-name",
+        "The path has a % that two hex digits do not follow; a % that is part of a name is written %25.",
+    ))
 }
 
 /// For a route that ends where a name should begin.

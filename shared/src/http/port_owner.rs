@@ -14,7 +14,7 @@ const PROPOSALS: u16 = 20;
 #[derive(Debug, thiserror::Error)]
 pub enum CannotListen {
     /// Somebody else listens there.
-    #[error("port {} is taken by {}; stop it{}", .address.port(), told(.owner.as_ref()), proposed(.free.as_ref()))]
+    #[error("cannot listen on {address}: port {} is taken by {}; stop it{}", .address.port(), told(.owner.as_ref()), proposed(.free.as_ref()))]
     Taken {
         /// Where was to be served.
         address: SocketAddr,
@@ -24,7 +24,7 @@ pub enum CannotListen {
         free: Option<SocketAddr>,
     },
     /// The system has another reason: the address is not this machine's, or the port is for root.
-    #[error("cannot listen on {address}; name another address with --listen")]
+    #[error("cannot listen on {address}; choose another address with --listen or LISTEN_ADDR")]
     Other {
         /// Where was to be served.
         address: SocketAddr,
@@ -185,7 +185,10 @@ mod tests {
             assert_eq!(owner.pid, std::process::id());
             assert_eq!(
                 told.to_string(),
-                format!("port {} is taken by {owner}; stop it or use --listen {free}", address.port())
+                format!(
+                    "cannot listen on {address}: port {} is taken by {owner}; stop it or use --listen {free}",
+                    address.port()
+                )
             );
             drop(TcpListener::bind(free).unwrap());
         }

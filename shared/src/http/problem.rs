@@ -40,6 +40,12 @@ impl Problem {
         Self(Box::new(Parts { status, code, title, detail: detail.into(), plain: None, more, headers }))
     }
 
+    /// What ends its type URI.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.0.code
+    }
+
     /// The plain text body, where it is not the detail.
     #[must_use]
     pub fn plain(mut self, body: &'static str) -> Self {

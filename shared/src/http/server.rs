@@ -1,6 +1,6 @@
 //! The server: hyper's own connection builder, because `axum::serve` sets no timer and so no header read timeout.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use axum::Router;
 use hyper_util::{
@@ -11,11 +11,18 @@ use hyper_util::{
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
+    time::Instant,
 };
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::port_owner::CannotListen;
 
 /// Longest that a client may take to send a request's head.
 pub const HEADER_READ_LIMIT: Duration = Duration::from_secs(10);
+
+/// Longest that a client may take to read anything of what it is being sent.
+pub const WRITE_STALL_LIMIT: Duration = Duration::from_secs(20);
 
 /// Largest head of a request, and read buffer of a connection, in bytes; hyper's default is 408 KiB.
 pub const MAX_HEAD_BYTES: usize = 32 * 1024;
@@ -26,10 +33,20 @@ pub const MAX_CONNECTIONS: usize = 24_000;
 /// Wait before accepting again when the system has no more file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until `stop`, then finishes the requests under way, for `limit` at most.
-pub(crate) async fn run(listener: TcpListener, routes: Router, stop: CancellationToken, limit: Duration) {
+/// Takes the address to serve on.
+///
+/// # Errors
+/// When it is taken or forbidden.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, CannotListen> {
+    TcpListener::bind(address).await.map_err(|error| CannotListen::explain(address, error))
+}
+
+/// Serves until `stop`, then finishes the requests under way, for `limit` at most, and cuts those that are left. Returns
+/// when the limit is over, for what else is to end by then.
+pub(crate) async fn run(listener: TcpListener, routes: Router, stop: CancellationToken, limit: Duration) -> Instant {
     let graceful = GracefulShutdown::new();
     let connections = TaskTracker::new();
+    let cut = CancellationToken::new();
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_READ_LIMIT).max_buf_size(MAX_HEAD_BYTES);
@@ -40,23 +57,35 @@ pub(crate) async fn run(listener: TcpListener, routes: Router, stop: Cancellatio
         };
         let Some((stream, place)) = accepted else { continue };
         let service = TowerToHyperService::new(routes.clone());
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+        let connection = graceful.watch(http.serve_connection(TokioIo::new(patient(stream)), service));
+        let cut = cut.clone();
         connections.spawn(async move {
-            if let Err(error) = connection.await {
+            if let Some(Err(error)) = cut.run_until_cancelled(connection).await {
                 tracing::debug!(%error, "A connection ended");
             }
             drop(place);
         });
     }
+    let until = Instant::now() + limit;
     drop(listener);
     connections.close();
     let finished = async {
         graceful.shutdown().await;
         connections.wait().await;
     };
-    if tokio::time::timeout(limit, finished).await.is_err() {
+    if tokio::time::timeout_at(until, finished).await.is_err() {
         tracing::warn!(limit_s = limit.as_secs(), "Requests under way did not end in time and are cut");
+        cut.cancel();
+        connections.wait().await;
     }
+    until
+}
+
+/// A client that stops reading what it asked for keeps alive whatever is being sent; its connection is cut.
+fn patient(stream: TcpStream) -> Pin<Box<TimeoutStream<TcpStream>>> {
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(WRITE_STALL_LIMIT));
+    Box::pin(stream)
 }
 
 async fn accept(
@@ -75,5 +104,68 @@ async fn accept(
             tokio::time::sleep(ACCEPT_PAUSE).await;
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, future::pending};
+
+    use axum::{body::Body, routing::get};
+    use bytes::Bytes;
+    use futures_util::stream;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        sync::mpsc,
+        task::JoinHandle,
+    };
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// A server of one route, and a client that has asked for it. The clock stands still while there is anything to do.
+    async fn asked(routes: Router, stop: &CancellationToken) -> (JoinHandle<Instant>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        (TaskTracker::new().spawn(run(listener, routes, stop.clone(), Duration::from_secs(20))), client)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_stops_reading_is_cut() {
+        let let_go = CancellationToken::new();
+        let sent = let_go.clone();
+        let endless = get(async move || {
+            let guard = sent.clone().drop_guard();
+            let piece = Bytes::from(vec![b'x'; 64 * 1024]);
+            Body::from_stream(stream::iter(std::iter::repeat_with(move || {
+                let _until_dropped = &guard;
+                Ok::<_, Infallible>(piece.clone())
+            })))
+        });
+        let began = Instant::now();
+        let (_server, client) = asked(Router::new().route("/", endless), &CancellationToken::new()).await;
+        tokio::time::timeout(PATIENCE, let_go.cancelled()).await.expect("the body is let go");
+        assert!(began.elapsed() >= WRITE_STALL_LIMIT, "not before its time");
+        drop(client);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_end_in_time_is_cut_at_the_stop() {
+        let stop = CancellationToken::new();
+        let (entered, mut has_entered) = mpsc::channel::<()>(1);
+        let never = get(async move || {
+            entered.send(()).await.unwrap();
+            pending::<()>().await;
+        });
+        let (server, mut client) = asked(Router::new().route("/", never), &stop).await;
+        has_entered.recv().await.unwrap();
+        stop.cancel();
+        server.await.unwrap();
+        let mut answer = Vec::new();
+        let ended = tokio::time::timeout(PATIENCE, client.read_to_end(&mut answer)).await;
+        let _reset_or_end = ended.expect("the connection is closed");
+        assert!(answer.is_empty());
     }
 }

@@ -1,23 +1,31 @@
 //! Logs. Text by default, in the old system's form `[level] message`, so that an operator's `grep` keeps working; JSON for
 //! machines.
 
+mod filter;
+
 use std::{
     fmt::{self, Write as _},
     io::Write as _,
+    process::ExitCode,
 };
 
 use clap::ValueEnum;
+pub use filter::{DEFAULT_FILTER, Filter, Fixed, InvalidFilter, filter, set_filter};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::{
-    EnvFilter,
+    Layer,
     field::RecordFields,
     fmt::{
         FmtContext, FormatEvent, FormatFields, FormattedFields,
         format::Writer,
         time::{FormatTime, SystemTime},
     },
+    layer::SubscriberExt,
     registry::LookupSpan,
+    util::{SubscriberInitExt, TryInitError},
 };
+
+use crate::settings::UsageError;
 
 /// The form of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -29,37 +37,27 @@ pub enum LogFormat {
     Json,
 }
 
-/// What is logged when `RUST_LOG` does not say. sqlx tells of every notice and retry, which tells nobody anything.
-const DEFAULT_FILTER: &str = "info,sqlx=warn";
-
 /// The log could not be set up.
 #[derive(Debug, thiserror::Error)]
-pub enum TelemetryError {
-    /// `RUST_LOG` cannot be understood.
-    #[error("RUST_LOG is no filter; write a level such as `debug`, or `info,query_service=debug`")]
-    Filter(#[source] tracing_subscriber::filter::FromEnvError),
-    /// It was set up before.
-    #[error("the log was set up twice")]
-    Twice(#[source] crate::BoxError),
-}
+#[error("the log was set up twice")]
+pub struct SetUpTwice(#[source] TryInitError);
 
 /// Sets the log up for the process: once, in `main`.
 ///
 /// # Errors
-/// When `RUST_LOG` is malformed.
-pub fn init(format: LogFormat) -> Result<(), TelemetryError> {
-    let filter = match std::env::var_os(EnvFilter::DEFAULT_ENV).is_some_and(|filter| !filter.is_empty()) {
-        true => EnvFilter::try_from_default_env().map_err(TelemetryError::Filter)?,
-        false => EnvFilter::new(DEFAULT_FILTER),
-    };
+/// When it was set up before.
+pub fn init(form: LogFormat, wanted: &Filter) -> Result<(), SetUpTwice> {
     // A terminal that was closed takes no line. The library would complain on standard error, which is closed as well, and
     // that panics: in whichever task had something to tell, such as the one that stops the process on SIGHUP.
-    let log = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false);
-    match format {
-        LogFormat::Text => log.event_format(TextLine).fmt_fields(TextFields).try_init(),
-        LogFormat::Json => log.json().flatten_event(true).with_span_list(false).try_init(),
-    }
-    .map_err(TelemetryError::Twice)
+    let lines = tracing_subscriber::fmt::layer().log_internal_errors(false);
+    let lines = match form {
+        LogFormat::Text => lines.event_format(TextLine).fmt_fields(TextFields).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
+    };
+    let (layer, handle) = filter::layer(wanted);
+    tracing_subscriber::registry().with(layer).with(lines).try_init().map_err(SetUpTwice)?;
+    filter::can_change(handle, wanted);
+    Ok(())
 }
 
 /// A log in the text form that ends in `writer`: for tests that read it.
@@ -175,11 +173,14 @@ impl fmt::Display for Chain<'_> {
     }
 }
 
+/// Exit code of a process that was told wrongly, as shells have it.
+const EXIT_USAGE: u8 = 2;
+
 /// The end of a process that failed: one line on standard error, whatever the log's form or level.
-pub fn fail(program: &str, error: &(dyn std::error::Error + 'static)) -> std::process::ExitCode {
+pub fn fail(program: &str, error: &(dyn std::error::Error + 'static)) -> ExitCode {
     // Not by the log, which may not be there yet; nor by a macro that panics when nobody can read it.
     let _unread = writeln!(std::io::stderr(), "{program}: {}", Chain(error));
-    std::process::ExitCode::FAILURE
+    if error.is::<UsageError>() { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
 }
 
 #[cfg(test)]

@@ -1,0 +1,74 @@
+//! The committer: what becomes of writes that wait together, and of those whose database fails them.
+
+use std::{convert::Infallible, time::Duration};
+
+use command_service::store::{AppendError, Appended, Committer, CommitterHandle, CommitterOptions, NewEvent, Unit};
+use end_to_end::{Answer, Client, CommandService, wait::PATIENCE};
+use reqwest::Method;
+use shared::name::ConfigName;
+use tokio::{task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::append::group::new_id;
+
+mod groups;
+mod outages;
+
+/// A committer that runs.
+struct Running {
+    handle: CommitterHandle,
+    stop: CancellationToken,
+    task: JoinSet<Result<(), Infallible>>,
+}
+
+impl Running {
+    fn on(url: &str, options: CommitterOptions) -> Self {
+        let (committer, handle) = Committer::new(CommandService::config(url).database, options);
+        let (stop, mut task) = (CancellationToken::new(), JoinSet::new());
+        task.spawn(committer.run(stop.clone()));
+        Self { handle, stop, task }
+    }
+
+    /// Appends for as long as it takes.
+    async fn append(&self, unit: Unit) -> Result<Appended, AppendError> {
+        self.handle.append(unit, Instant::now() + PATIENCE).await
+    }
+
+    /// Appends, and gives it up soon: the time is the behaviour, not a wait for something else.
+    async fn append_until_soon(&self, unit: Unit) -> Result<Appended, AppendError> {
+        self.handle.append(unit, Instant::now() + Duration::from_millis(300)).await
+    }
+}
+
+/// A unit that sets one name, which its writer saw at this version.
+fn set(name: &str, seen: u64) -> Unit {
+    set_to(name, seen, r#"{"value":1}"#)
+}
+
+fn set_to(name: &str, seen: u64, payload: &str) -> Unit {
+    let event = NewEvent {
+        name: ConfigName::stored(name),
+        expected_version: seen,
+        event_type: "ConfigValueSet",
+        payload: payload.to_owned(),
+        metadata: "{}".to_owned(),
+    };
+    Unit { command_id: new_id(), events: vec![event] }
+}
+
+/// Where it is, or why not, in a word: for comparisons.
+fn place(appended: Result<Appended, AppendError>) -> Result<u64, &'static str> {
+    appended.map(|appended| appended.first.0).map_err(|error| match error {
+        AppendError::Conflict => "conflict",
+        AppendError::Overloaded => "overloaded",
+        AppendError::Unavailable => "unavailable",
+        AppendError::Unknown => "unknown",
+        AppendError::Refused(_) => "refused",
+    })
+}
+
+/// Sets a configuration, and is told in JSON what became of it.
+async fn put(client: Client, name: &str) -> Answer {
+    let headers = [("accept", "application/json"), ("content-type", "application/json")];
+    client.send(Method::PUT, &format!("/v1/config/{name}"), &headers, Some(r#"{"value":1}"#.to_owned())).await
+}

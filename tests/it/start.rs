@@ -1,0 +1,210 @@
+//! Starts that cannot succeed end with one line and an exit code; those that can wait do; and a process that is told to end
+//! twice ends at once.
+
+use embedded_postgres::StopMode;
+use end_to_end::{
+    CommandService, Database, HeldLog, LogLines, QueryService, Standalone, cluster,
+    process::{Process, run},
+    until,
+};
+use tokio::{net::TcpListener, task::JoinSet};
+
+const USAGE: i32 = 2;
+const FAILURE: i32 = 1;
+
+/// Runs a program that cannot start, and checks that it says so in one line that names itself.
+async fn refused(program: &str, arguments: &[&str], environment: &[(&str, &str)], code: i32) -> String {
+    let ended = run(program, arguments, environment).await;
+    assert_eq!(ended.code, Some(code), "{program} {arguments:?} {environment:?}: {ended:?}");
+    assert_eq!(ended.complaint.lines().count(), 1, "{ended:?}");
+    let complaint = ended.complaint.strip_prefix(&format!("{program}: ")).expect(&ended.complaint);
+    complaint.trim_end().to_owned()
+}
+
+#[tokio::test]
+async fn a_wrong_setting_is_named_with_its_source_and_remedy() {
+    let all = ["config-api", "command-service", "query-service"];
+    let services = &all[1..];
+    for program in all {
+        for (arguments, environment, told) in [
+            (&["--listne", "127.0.0.1:0"][..], &[][..], "tip: a similar argument exists: '--listen'"),
+            (&["--listen", "here"], &[], "invalid value 'here' for '--listen <ADDRESS:PORT>'"),
+            (&[], &[("LISTEN_ADDR", "here")], "(from the environment variable LISTEN_ADDR)"),
+            (&[], &[("RUST_LOG", "inof")], "`inof` is no level; write a level (error, warn, info, debug, trace, off)"),
+            (&["--config", "/does/not/exist"], &[], "/does/not/exist cannot be read: No such file"),
+            (&["--listen", "0.0.0.0:0", "--database-url", "postgres://h/d"], &[], "--insecure-no-auth"),
+            (&["--database-url", "mysql://h/d"], &[], "it looks like postgres://user:password@host:5432/database"),
+            (&["--redact-names", "[", "--database-url", "postgres://h/d"], &[], "REDACT_NAMES"),
+        ] {
+            let complaint = refused(program, arguments, environment, USAGE).await;
+            assert!(complaint.contains(told), "{told:?} is not in {complaint:?}");
+        }
+    }
+    for program in services {
+        let complaint = refused(program, &[], &[], USAGE).await;
+        assert!(complaint.contains("set DATABASE_URL or --database-url to postgres://"), "{complaint}");
+    }
+    let complaint = refused("command-service", &["migrate"], &[], USAGE).await;
+    assert!(complaint.contains("set DATABASE_URL"), "{complaint}");
+    let two = [("DATABASE_URL", "postgres://h/d"), ("DATA_DIR", "/tmp/x")];
+    let complaint = refused("config-api", &[], &two, USAGE).await;
+    assert!(complaint.contains("leave one out"), "{complaint}");
+}
+
+#[tokio::test]
+async fn settings_are_printed_with_their_sources_and_help_names_defaults_and_examples() {
+    for program in ["config-api", "command-service", "query-service"] {
+        let environment = [("DATABASE_URL", "postgres://me:secret@h/d"), ("LOG_FORMAT", "json")];
+        let printed = run(program, &["--print-config", "--redact-names", "x"], &environment).await;
+        assert_eq!((printed.code, printed.complaint.as_str()), (Some(0), ""), "{printed:?}");
+        for line in [
+            "database_url = \"postgres://me:***@h/d\"  # environment DATABASE_URL",
+            "log_format = \"json\"  # environment LOG_FORMAT",
+            "redact_names = \"x\"  # flag --redact-names",
+            "insecure_no_auth = false  # default",
+        ] {
+            assert!(printed.output.contains(line), "{line} is not in {}", printed.output);
+        }
+        let help = run(program, &["--help"], &[]).await;
+        assert_eq!(help.code, Some(0));
+        let examples = help.output.to_lowercase().matches("example: ").count();
+        let settings =
+            printed.output.lines().filter(|line| line.contains(" = ") || line.ends_with("is not set")).count();
+        assert!(examples >= settings, "{examples} examples for {settings} settings: {}", help.output);
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_refuses_is_told_at_once_with_the_remedy() {
+    let database = Database::new().await;
+    database.execute("create role outsider login password 'outsider'").await;
+    let (_, host) = database.url.rsplit_once('@').unwrap();
+    let (server, _) = database.url.rsplit_once('/').unwrap();
+    let cases = [
+        (format!("postgres://config_api:wrong@{host}"), "check user and password in DATABASE_URL"),
+        (format!("{server}/missing"), "check the database's name in DATABASE_URL, or create it: createdb"),
+        (format!("postgres://outsider:outsider@{host}"), "grant config_api_"),
+    ];
+    for (url, told) in &cases {
+        for program in ["command-service", "query-service"] {
+            let complaint = refused(program, &["--listen", "127.0.0.1:0", "--database-url", url], &[], FAILURE).await;
+            assert!(complaint.contains(told), "{program}: {told:?} is not in {complaint:?}");
+            assert!(!complaint.contains(&database.url), "no secrets: {complaint}");
+        }
+    }
+    for (url, told) in &cases[..2] {
+        let complaint = refused("config-api", &["--listen", "127.0.0.1:0", "--database-url", url], &[], FAILURE).await;
+        assert!(complaint.contains(told), "{told:?} is not in {complaint:?}");
+    }
+    database.execute("drop role outsider").await;
+}
+
+/// It takes connections, like a proxy whose server is gone, and never says a word.
+#[tokio::test]
+async fn a_database_that_never_answers_is_given_up() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("postgres://u:p@{}/d", silent.local_addr().unwrap());
+    let mut accepting = JoinSet::new();
+    accepting.spawn(async move {
+        let mut kept = vec![];
+        while let Ok((stream, _)) = silent.accept().await {
+            kept.push(stream);
+        }
+    });
+    let arguments = ["--listen", "127.0.0.1:0", "--database-url", &url, "--database-wait-seconds", "1"];
+    for program in ["command-service", "config-api"] {
+        let complaint = refused(program, &arguments, &[], FAILURE).await;
+        assert!(complaint.contains("did not answer within 1 s; check DATABASE_URL"), "{complaint}");
+    }
+}
+
+#[tokio::test]
+async fn a_taken_address_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for program in ["config-api", "command-service", "query-service"] {
+        let arguments = ["--listen", &address, "--database-url", "postgres://u:p@127.0.0.1:1/d"];
+        let complaint = refused(program, &arguments, &[], FAILURE).await;
+        assert!(
+            complaint.contains(&format!("cannot listen on {address}")) && complaint.contains("--listen"),
+            "{complaint}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn services_wait_for_a_database_that_comes_later_and_say_so() {
+    let cluster = cluster::own().await;
+    let database = Database::in_cluster(&cluster).await;
+    for standalone in [false, true] {
+        cluster.stop(StopMode::Fast).await.unwrap();
+        let log = LogLines::collect();
+        let start = async {
+            match standalone {
+                true => Standalone::start(&database).await,
+                false => CommandService::start(&database).await,
+            }
+        };
+        let comes_later = async {
+            until("it waits", async || log.has("[warning] Waiting for the database").then_some(())).await;
+            cluster.start_again().await.unwrap();
+        };
+        let (service, ()) = tokio::join!(start, comes_later);
+        service.client.put("a", standalone).await;
+        service.stop().await.unwrap();
+    }
+    cluster.stop(StopMode::Fast).await.unwrap();
+    let query = QueryService::start_with(QueryService::config(&database.url)).await;
+    let early = query.client.get("/v1/config/a").await;
+    assert_eq!(early.status, 503, "{early:?}");
+    assert_eq!(query.client.get("/v1/ready").await.status, 503);
+    cluster.start_again().await.unwrap();
+    query.until_ready().await;
+    assert_eq!(query.client.value("a").await.short(), (200, "true"));
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let database = Database::new().await;
+    let service = Process::start("command-service", &["--database-url", &database.url]).await;
+    let mut log = HeldLog::take(&database).await;
+    let mut writing = JoinSet::new();
+    let client = service.client.clone();
+    writing.spawn(async move {
+        client.try_send(reqwest::Method::PUT, "/v1/config/a", &[], Some(r#"{"value":1}"#.to_owned())).await
+    });
+    log.until_waiting(1).await;
+    service.terminate();
+    until("it heard", async || service.log().iter().any(|line| line.contains("again to end at once")).then_some(()))
+        .await;
+    service.terminate();
+    let (status, lines) = service.ended().await;
+    assert_eq!(status.code(), Some(130), "{lines:#?}");
+    assert!(writing.join_next().await.unwrap().unwrap().is_none(), "nobody was answered");
+    log.release().await;
+}
+
+#[tokio::test]
+async fn the_log_can_be_made_to_tell_more_while_a_service_runs() {
+    let database = Database::new().await;
+    let service = Process::start("command-service", &["--database-url", &database.url]).await;
+    let filter = async |body: &str| {
+        service.client.send(reqwest::Method::PUT, "/v1/log-filter", &[], Some(body.to_owned())).await
+    };
+    assert_eq!(service.client.get("/v1/log-filter").await.json()["filter"], "info,sqlx=warn");
+    service.client.put("before", 1).await;
+    let changed = filter(r#"{"filter":"debug,sqlx=warn"}"#).await;
+    assert_eq!(changed.short(), (200, r#"{"filter":"debug,sqlx=warn"}"#));
+    service.client.put("after", 1).await;
+    let wrong = filter(r#"{"filter":"inof"}"#).await;
+    assert_eq!(wrong.status, 400);
+    assert!(wrong.body.contains("`inof` is no level"), "{wrong:?}");
+    filter(r#"{"filter":"off"}"#).await;
+    service.client.put("silent", 1).await;
+    service.terminate();
+    let (_, log) = service.ended().await;
+    let debug: Vec<_> = log.iter().filter(|line| line.contains("[debug] PUT /v1/config/{name}")).collect();
+    assert_eq!(debug.len(), 1, "{log:#?}");
+    assert!(log.iter().any(|line| line.contains("from info,sqlx=warn to debug,sqlx=warn")), "{log:#?}");
+    assert!(!log.iter().any(|line| line.contains("/config/silent")), "{log:#?}");
+}
