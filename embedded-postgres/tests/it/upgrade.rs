@@ -11,7 +11,7 @@ use crate::{place, query};
 /// From the installed version to itself, which `pg_upgrade` does like any other: a machine seldom has two.
 #[tokio::test]
 async fn the_commands_of_a_refused_major_version_upgrade_the_data() {
-    let (_parent, data_dir) = place();
+    let (parent, data_dir) = place();
     let cluster = Cluster::start(Options::durable(&data_dir)).await.unwrap();
     query(&cluster, "create table kept (value text); insert into kept values ('here')");
     let bin_dir = cluster.bin_dir().to_owned();
@@ -27,7 +27,9 @@ async fn the_commands_of_a_refused_major_version_upgrade_the_data() {
         Error::OtherMajorVersion { data_dir: data_dir.clone(), data, old_bin_dir, binaries: data, bin_dir, owner }
             .to_string();
     let commands: Vec<_> = told.lines().skip(1).map(|line| line.strip_prefix("    ").unwrap()).collect();
-    let upgrade = Command::new("sh").args(["-exc", &commands.join("\n")]).stdin(Stdio::null()).output().unwrap();
+    let mut upgrade = Command::new("sh");
+    upgrade.args(["-exc", &commands.join("\n")]).env("TMPDIR", parent.path()).stdin(Stdio::null());
+    let upgrade = upgrade.output().unwrap();
     let said = [upgrade.stdout, upgrade.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
     assert!(upgrade.status.success(), "{said}");
 
