@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use cqrs_es::CqrsFramework;
 use shared::{
     database::{self, Access},
     http::health::{Check, DatabaseCheck, EventStoreCheck, Health},
@@ -17,12 +16,12 @@ use crate::{
     command::CommandBus,
     config::Config,
     http::router::{self, WriteState},
-    store::{Committer, CommitterOptions, ConfigEventStore},
+    store::{self, Committer, CommitterOptions, ConfigEventStore, Loader},
     update_worker::{UpdateNotifier, UpdateWorker},
 };
 
-/// Connections for loading aggregates; the committer has one of its own.
-const POOL_CONNECTIONS: u32 = 8;
+/// Connections for snapshots, for what was, and for expired keys. The committer and the loader have their own.
+const POOL_CONNECTIONS: u32 = 4;
 
 /// Connections for health, which must not queue behind loads, nor be choosy about its server.
 const HEALTH_CONNECTIONS: u32 = 1;
@@ -40,20 +39,29 @@ impl App {
     /// When the database does not come up in time, or is not at this release's version.
     pub async fn build(config: Config) -> Result<Self, SchemaError> {
         schema::check_at(&config.database, Access::Append, config.database_wait).await?;
-        let pool = database::writable_pool(config.database.clone(), POOL_CONNECTIONS);
         let health_pool = database::pool(config.database.clone(), HEALTH_CONNECTIONS);
         let tracked = TaskTracker::new();
         let mut tasks = CriticalTasks::default();
 
         let (worker, worker_handle) = UpdateWorker::new(config.redaction.clone(), config.clock);
         tasks.spawn("update worker", |stop| worker.run(stop));
-        let (committer, committer_handle) = Committer::new(config.database.clone(), CommitterOptions::default());
+        let (committer, committer_handle) = Committer::new(
+            config.database.clone(),
+            CommitterOptions { key_lifetime: config.key_lifetime, ..CommitterOptions::default() },
+        );
         tasks.spawn("committer", |stop| committer.run(stop));
 
-        let store = ConfigEventStore::new(pool.clone(), committer_handle, tracked.clone());
+        let (loader, loader_handle) = Loader::new(config.database.clone());
+        for lane in loader.lanes() {
+            tasks.spawn("loader", |stop| lane.run(stop));
+        }
+        let pool = database::pool(config.database.clone(), POOL_CONNECTIONS);
+        let keys = pool.clone();
+        tasks.spawn("idempotency keys", |stop| store::sweep(keys, stop));
+
+        let store = ConfigEventStore::new(loader_handle, committer_handle, pool.clone(), tracked.clone());
         let notifier = UpdateNotifier::new(worker_handle.clone());
-        let framework = CqrsFramework::new(store, vec![Box::new(notifier)], ());
-        let bus = CommandBus::new(framework, tracked.clone(), config.ids);
+        let bus = CommandBus::new(store, notifier, tracked.clone(), config.ids);
 
         let checks: Vec<Arc<dyn Check>> = vec![
             Arc::new(EventStoreCheck { pool: health_pool.clone(), access: Access::Append }),

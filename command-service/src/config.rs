@@ -9,7 +9,7 @@ use shared::{
     ids::Ids,
     position::Applied,
     redaction::Redaction,
-    settings::{LimitArgs, ListenArgs, LogArgs, SourceArgs, StartArgs, UsageError, usage},
+    settings::{DEFAULT_KEY_LIFETIME, LimitArgs, ListenArgs, LogArgs, SourceArgs, StartArgs, UsageError, usage},
     value::DEFAULT_MAX_VALUE_BYTES,
 };
 use sqlx::postgres::PgConnectOptions;
@@ -79,6 +79,8 @@ pub struct Config {
     pub database_wait: Duration,
     /// Largest value, in bytes of its JSON text.
     pub max_value_bytes: usize,
+    /// How long answers are kept under their idempotency keys.
+    pub key_lifetime: Duration,
     /// Whose values stay out of the log.
     pub redaction: Redaction,
     /// Follows the projection in which a write is to be visible before it is answered: the standalone's own.
@@ -99,6 +101,7 @@ impl Config {
         let config = Self {
             database_wait: args.start.database_wait(),
             max_value_bytes: args.limits.max_value_bytes,
+            key_lifetime: args.limits.key_lifetime(),
             redaction: args.log.redaction().map_err(usage)?,
             ..Self::new(database::connect_options(url, "command-service").map_err(usage)?)
         };
@@ -112,6 +115,7 @@ impl Config {
             database,
             database_wait: database::STARTUP_WAIT,
             max_value_bytes: DEFAULT_MAX_VALUE_BYTES,
+            key_lifetime: DEFAULT_KEY_LIFETIME,
             redaction: Redaction::by_default(),
             visible_in: None,
             clock: Clock::system(),

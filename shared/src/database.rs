@@ -65,30 +65,6 @@ pub fn pool(options: PgConnectOptions, max_connections: u32) -> PgPool {
         .connect_lazy_with(options)
 }
 
-/// The same for who writes: it hands out no connection to a server that takes no writes, a standby or a primary that was
-/// demoted while the connection was idle. What such a server knows is old, and a decision on it would only be refused.
-#[must_use]
-pub fn writable_pool(options: PgConnectOptions, max_connections: u32) -> PgPool {
-    PgPoolOptions::new()
-        .max_connections(max_connections)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        // Stands for the test, at the same price.
-        .test_before_acquire(false)
-        .before_acquire(|connection, _| Box::pin(is_writable(connection)))
-        .after_connect(|connection, _| {
-            Box::pin(async move {
-                match is_writable(connection).await? {
-                    true => Ok(()),
-                    false => Err(sqlx::Error::Io(io::Error::new(
-                        io::ErrorKind::ReadOnlyFilesystem,
-                        "the server is read-only",
-                    ))),
-                }
-            })
-        })
-        .connect_lazy_with(options)
-}
-
 /// Whether a transaction on this connection could write.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use shared::{
     redaction::Redaction,
     schema,
     service::{ServeError, Service},
-    settings::usage,
+    settings::{DEFAULT_KEY_LIFETIME, usage},
     value::DEFAULT_MAX_VALUE_BYTES,
 };
 use tokio::net::TcpListener;
@@ -23,6 +23,8 @@ pub struct Config {
     pub database_wait: Duration,
     /// Largest value, in bytes of its JSON text.
     pub max_value_bytes: usize,
+    /// How long answers are kept under their idempotency keys.
+    pub key_lifetime: Duration,
     /// Whose values stay out of the log.
     pub redaction: Redaction,
 }
@@ -35,6 +37,7 @@ impl Config {
             database_url,
             database_wait: database::STARTUP_WAIT,
             max_value_bytes: DEFAULT_MAX_VALUE_BYTES,
+            key_lifetime: DEFAULT_KEY_LIFETIME,
             redaction: Redaction::by_default(),
         }
     }
@@ -63,6 +66,7 @@ impl App {
         let command = command_service::App::build(command_service::Config {
             database_wait: config.database_wait,
             max_value_bytes: config.max_value_bytes,
+            key_lifetime: config.key_lifetime,
             redaction: config.redaction.clone(),
             // What a write has done, the next read shows: the old system's promise.
             visible_in: Some(query.applied()),

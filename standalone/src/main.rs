@@ -65,6 +65,7 @@ async fn serve(
     let config = Config {
         database_wait: cli.start.database_wait(),
         max_value_bytes: cli.limits.max_value_bytes,
+        key_lifetime: cli.limits.key_lifetime(),
         redaction: cli.log.redaction().map_err(usage)?,
         ..Config::new(database_url)
     };

@@ -53,18 +53,22 @@ fn set_to(name: &str, seen: u64, payload: &str) -> Unit {
         payload: payload.to_owned(),
         metadata: "{}".to_owned(),
     };
-    Unit { command_id: new_id(), events: vec![event] }
+    Unit { command_id: new_id(), events: vec![event], checks: vec![], keyed: None }
 }
 
 /// Where it is, or why not, in a word: for comparisons.
+#[expect(clippy::needless_pass_by_value, reason = "it maps results")]
 fn place(appended: Result<Appended, AppendError>) -> Result<u64, &'static str> {
-    appended.map(|appended| appended.first.0).map_err(|error| match error {
-        AppendError::Conflict => "conflict",
-        AppendError::Overloaded => "overloaded",
-        AppendError::Unavailable => "unavailable",
-        AppendError::Unknown => "unknown",
-        AppendError::Refused(_) => "refused",
-    })
+    match appended {
+        Ok(Appended::Written { first, .. }) => Ok(first.0),
+        Ok(Appended::Noted) => Err("noted"),
+        Ok(Appended::Answered { .. }) => Err("answered"),
+        Err(AppendError::Conflict) => Err("conflict"),
+        Err(AppendError::Overloaded) => Err("overloaded"),
+        Err(AppendError::Unavailable) => Err("unavailable"),
+        Err(AppendError::Unknown) => Err("unknown"),
+        Err(AppendError::Refused(_)) => Err("refused"),
+    }
 }
 
 /// Sets a configuration, and is told in JSON what became of it.

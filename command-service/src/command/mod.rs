@@ -1,7 +1,15 @@
-//! Executing commands: each in a tracked task, in turn with others on the same name, tried again when somebody else's
+//! Executing commands: each in a tracked task, in turn with others on the same names, tried again when somebody else's
 //! command came between.
+//!
+//! ```text
+//! request ─► turns ─► attempt (framework, or batch: load, decide, append) ─► done, or answered before
+//! ```
+
+mod request;
 
 mod turns;
+
+mod batch;
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,11 +19,16 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+pub use self::request::{CommandError, Done, Operation, Request, Work};
+use self::turns::Turns;
 use crate::{
-    domain::{ConfigValue, ConfigValueCommand, Refusal},
-    store::{CommandScope, ConfigEventStore, Receipt, StoreError},
+    domain::{ConfigValue, Precondition, Refusal},
+    store::{
+        Answer, AppendError, CommandScope, ConfigEventStore, Freshness, IdempotencyKey, LoadedConfig, Past, Receipt,
+        StoreError,
+    },
+    update_worker::UpdateNotifier,
 };
-use turns::Turns;
 
 /// How often a command is decided anew because another process wrote the name first.
 const MAX_ATTEMPTS: u32 = 32;
@@ -24,36 +37,12 @@ const MAX_ATTEMPTS: u32 = 32;
 /// it was asked for may undo a later one. Shorter than a request's limit, so that its answer is a true one.
 pub const COMMAND_LIMIT: Duration = Duration::from_secs(25);
 
-/// Why a command did not do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum CommandError {
-    /// The aggregate said no.
-    #[error("the command was refused")]
-    Refused {
-        /// Why.
-        #[source]
-        refusal: Refusal,
-        /// The place in the log that the decision rests on.
-        decided_at: PositionToken,
-    },
-    /// The name is written so often that this command never came through. Nothing was written.
-    #[error("other commands on the same name came first, {MAX_ATTEMPTS} times")]
-    Contention,
-    /// The event store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A bug.
-    #[error("the command's task failed")]
-    Task(#[from] tokio::task::JoinError),
-    /// What the framework reported and nobody expected.
-    #[error("the framework failed")]
-    Framework(#[source] shared::BoxError),
-}
-
 /// Executes commands; cheap to clone.
 #[derive(Clone)]
 pub struct CommandBus {
     framework: Arc<CqrsFramework<ConfigValue, ConfigEventStore>>,
+    store: ConfigEventStore,
+    notifier: UpdateNotifier,
     turns: Turns,
     tracked: TaskTracker,
     ids: Ids,
@@ -66,10 +55,11 @@ impl std::fmt::Debug for CommandBus {
 }
 
 impl CommandBus {
-    /// A bus over the framework, whose commands run in tasks of this tracker.
+    /// A bus over the store, that tells the worker. Commands run in tasks of this tracker.
     #[must_use]
-    pub fn new(framework: CqrsFramework<ConfigValue, ConfigEventStore>, tracked: TaskTracker, ids: Ids) -> Self {
-        Self { framework: Arc::new(framework), turns: Turns::default(), tracked, ids }
+    pub fn new(store: ConfigEventStore, notifier: UpdateNotifier, tracked: TaskTracker, ids: Ids) -> Self {
+        let framework = Arc::new(CqrsFramework::new(store.clone(), vec![Box::new(notifier.clone())], ()));
+        Self { framework, store, notifier, turns: Turns::default(), tracked, ids }
     }
 
     /// Carries a command out, to its end even if the caller goes away; `told` hears of its end before the caller does.
@@ -78,51 +68,164 @@ impl CommandBus {
     /// Why it did not do what was asked.
     pub async fn execute(
         &self,
-        name: ConfigName,
-        command: ConfigValueCommand,
-        metadata: Metadata,
-        told: impl FnOnce(&Result<Receipt, CommandError>) + Send + 'static,
-    ) -> Result<Receipt, CommandError> {
+        request: Request,
+        told: impl FnOnce(&Result<Done, CommandError>) + Send + 'static,
+    ) -> Result<Done, CommandError> {
         let bus = self.clone();
         let until = Instant::now() + COMMAND_LIMIT;
         let task = async move {
-            let result = bus.run(&name, &command, &metadata, until).await;
+            let result = bus.run(request, until).await;
             told(&result);
             result
         };
         self.tracked.spawn(task.in_current_span()).await?
     }
 
+    async fn run(&self, request: Request, until: Instant) -> Result<Done, CommandError> {
+        let turns = self.turns.wait_for_all(request.work.names());
+        let _turns = timeout_at(until, turns).await.map_err(|_| StoreError::Late)?;
+        let Request { work, mut metadata, key } = request;
+        match work {
+            Work::One(operation) => self.decide(&Attempt::One(&operation), &metadata, key, until).await,
+            Work::Batch(operations) => self.decide(&Attempt::Batch(&operations), &metadata, key, until).await,
+            Work::Rollback { name, to, precondition } => {
+                self.roll_back(name, to, precondition, &mut metadata, key, until).await
+            }
+        }
+    }
+
+    /// What was, never changes: it is read once, and then set as any value is.
+    async fn roll_back(
+        &self,
+        name: ConfigName,
+        to: Past,
+        precondition: Precondition,
+        metadata: &mut Metadata,
+        key: Option<IdempotencyKey>,
+        until: Instant,
+    ) -> Result<Done, CommandError> {
+        let former = timeout_at(until, self.store.former(&name, to)).await.unwrap_or(Err(StoreError::Late))?;
+        let Some(former) = former else {
+            return self.decide(&Attempt::NoSuchVersion(&name), metadata, key, until).await;
+        };
+        request::say_rollback(metadata, former.version);
+        let operation = Operation { name, command: request::rollback(former, precondition) };
+        self.decide(&Attempt::One(&operation), metadata, key, until).await
+    }
+
     /// A conflict means that what was decided on is out of date: so it is decided again, on what is there now. A
     /// precondition that no longer holds is refused then, with the version that it met.
-    async fn run(
+    async fn decide(
         &self,
-        name: &ConfigName,
-        command: &ConfigValueCommand,
+        attempt: &Attempt<'_>,
         metadata: &Metadata,
+        key: Option<IdempotencyKey>,
         until: Instant,
-    ) -> Result<Receipt, CommandError> {
-        let _turn = timeout_at(until, self.turns.wait(name)).await.map_err(|_| StoreError::Late)?;
+    ) -> Result<Done, CommandError> {
         let mut backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(50));
+        let mut freshness = Freshness::Remembered;
         for _ in 0..MAX_ATTEMPTS {
-            let scope = CommandScope::new(self.ids.next(), until);
-            let execution = self.framework.execute_with_metadata(name, command.clone(), metadata.clone());
-            match scope.run(execution).await {
-                Ok(()) => return scope.receipt().ok_or(StoreError::NoScope.into()),
-                Err(AggregateError::AggregateConflict) => tokio::time::sleep(backoff.next_wait()).await,
-                Err(AggregateError::UserError(refusal)) => {
-                    return Err(CommandError::Refused { refusal, decided_at: scope.decided_at() });
+            let scope = CommandScope::new(self.ids.next(), until, key, freshness);
+            let error = match scope.run(self.attempt(&scope, attempt, metadata)).await {
+                Ok(receipts) => return Ok(Done { receipts, replayed: false }),
+                Err(error) => error,
+            };
+            match error {
+                CommandError::Refused { .. } | CommandError::Store(StoreError::Stale) if scope.is_remembered() => {
+                    // What is remembered may say yes, which the append verifies; never no.
+                    freshness = Freshness::Loaded;
                 }
-                Err(AggregateError::UnexpectedError(error)) => {
-                    return Err(error
-                        .downcast::<StoreError>()
-                        .map_or_else(CommandError::Framework, |error| (*error).into()));
+                CommandError::Refused { refusal, operation, .. } => {
+                    return self.refused(&scope, refusal, operation).await;
                 }
-                Err(AggregateError::DatabaseConnectionError(error) | AggregateError::DeserializationError(error)) => {
-                    return Err(CommandError::Framework(error));
+                CommandError::Store(StoreError::Answered { request, answer }) => {
+                    return self.answered(&scope, &request, *answer).await;
                 }
+                error if error.is_conflict() => tokio::time::sleep(backoff.next_wait()).await,
+                error => return Err(error),
             }
         }
         Err(CommandError::Contention)
+    }
+
+    async fn attempt(
+        &self,
+        scope: &CommandScope,
+        attempt: &Attempt<'_>,
+        metadata: &Metadata,
+    ) -> Result<Vec<Receipt>, CommandError> {
+        match attempt {
+            Attempt::One(Operation { name, command }) => {
+                let execution = self.framework.execute_with_metadata(name, command.clone(), metadata.clone());
+                execution.await.map_err(into_command_error)?;
+                Ok(vec![scope.receipt().ok_or(StoreError::NoScope)?])
+            }
+            Attempt::Batch(operations) => {
+                batch::execute(&self.store, &self.notifier, scope, operations, metadata).await
+            }
+            Attempt::NoSuchVersion(name) => {
+                let loaded = self.store.load(scope, vec![(*name).clone()]).await?;
+                let last_version = loaded.first().map_or(0, LoadedConfig::version);
+                Err(refused(Refusal::NoSuchVersion { last_version }, 0))
+            }
+        }
+    }
+
+    /// The refusal; kept first, when the command has a key. Another command with that key may have been carried out meanwhile:
+    /// its answer is this one's.
+    async fn refused(&self, scope: &CommandScope, refusal: Refusal, operation: usize) -> Result<Done, CommandError> {
+        let decided_at = scope.decided_at();
+        if scope.key().is_some() {
+            let answer = Answer::refused(scope.command_id(), operation, &refusal, decided_at);
+            match self.store.note(scope, &answer).await {
+                Ok(()) => {}
+                Err(StoreError::Answered { request, answer }) => return self.answered(scope, &request, *answer).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(CommandError::Refused { refusal, operation, decided_at, replayed: false })
+    }
+
+    /// What the first command with this key was answered.
+    async fn answered(&self, scope: &CommandScope, request: &[u8], answer: Answer) -> Result<Done, CommandError> {
+        if scope.key().is_none_or(|key| key.request != *request) {
+            return Err(CommandError::KeyReused);
+        }
+        let replayed = answer.command_id() != scope.command_id();
+        match &answer {
+            Answer::Done { .. } => Ok(Done { receipts: self.store.receipts(&answer).await?, replayed }),
+            Answer::Refused { operation, refusal, decided_at, .. } => Err(CommandError::Refused {
+                refusal: refusal.clone(),
+                operation: *operation,
+                decided_at: decided_at.parse().unwrap_or(PositionToken::ZERO),
+                replayed,
+            }),
+        }
+    }
+}
+
+/// What is tried, perhaps several times.
+enum Attempt<'a> {
+    One(&'a Operation),
+    Batch(&'a [Operation]),
+    NoSuchVersion(&'a ConfigName),
+}
+
+fn refused(refusal: Refusal, operation: usize) -> CommandError {
+    // Where it was decided is in the command's scope.
+    CommandError::Refused { refusal, operation, decided_at: PositionToken::ZERO, replayed: false }
+}
+
+fn into_command_error(error: AggregateError<Refusal>) -> CommandError {
+    match error {
+        AggregateError::AggregateConflict => StoreError::Append(AppendError::Conflict).into(),
+        AggregateError::UserError(refusal) => refused(refusal, 0),
+        AggregateError::UnexpectedError(error) => match error.downcast::<StoreError>() {
+            Ok(error) => (*error).into(),
+            Err(error) => CommandError::Framework(error),
+        },
+        AggregateError::DatabaseConnectionError(error) | AggregateError::DeserializationError(error) => {
+            CommandError::Framework(error)
+        }
     }
 }

@@ -32,6 +32,18 @@ impl Turns {
         turn
     }
 
+    /// Waits for the turns on all these names. In one order, whoever asks: so nobody waits for somebody who waits for them.
+    pub(super) async fn wait_for_all(&self, names: impl Iterator<Item = &ConfigName>) -> Vec<Turn> {
+        let mut names: Vec<_> = names.collect();
+        names.sort_unstable();
+        names.dedup();
+        let mut turns = Vec::with_capacity(names.len());
+        for name in names {
+            turns.push(self.wait(name).await);
+        }
+        turns
+    }
+
     fn queues(&self) -> std::sync::MutexGuard<'_, HashMap<ConfigName, Queue>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -63,6 +75,17 @@ mod tests {
         assert!(turns.wait(&b).now_or_never().is_some(), "another name does not");
         drop(first);
         assert!(turns.wait(&a).now_or_never().is_some());
+        assert!(turns.queues().is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_asks_for_the_same_names_in_another_order_waits_and_nobody_for_ever() {
+        let turns = Turns::default();
+        let (a, b) = (ConfigName::stored("a"), ConfigName::stored("b"));
+        let first = turns.wait_for_all([&b, &a, &b].into_iter()).await;
+        assert!(turns.wait_for_all([&a, &b].into_iter()).now_or_never().is_none());
+        drop(first);
+        assert_eq!(turns.wait_for_all([&a, &b].into_iter()).now_or_never().map(|turns| turns.len()), Some(2));
         assert!(turns.queues().is_empty());
     }
 }

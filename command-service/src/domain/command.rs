@@ -1,5 +1,6 @@
 //! What can be asked of a configuration, and how it may refuse.
 
+use serde::{Deserialize, Serialize};
 use shared::value::ConfigJson;
 
 /// A change, and what must be true for it.
@@ -16,8 +17,12 @@ pub struct ConfigValueCommand {
 pub enum Change {
     /// Give it this value. The same value again is no event.
     Set(ConfigJson),
-    /// Delete it. Its history stays.
+    /// Delete it. Its history stays. What is not there cannot be deleted.
     Delete,
+    /// Make sure that it has no value: as [`Change::Delete`], but what is not there already is no event.
+    Clear,
+    /// Nothing: only the precondition is asked.
+    Keep,
 }
 
 /// What must be true of a configuration before it is changed.
@@ -35,7 +40,8 @@ pub enum Precondition {
 }
 
 /// Why a command was not carried out; nothing was written.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(tag = "refusal", rename_all = "snake_case")]
 pub enum Refusal {
     /// The precondition does not hold.
     #[error("the precondition does not hold; the current version is {current_version}")]
@@ -49,4 +55,10 @@ pub enum Refusal {
     /// There is nothing to delete any more.
     #[error("it is already deleted")]
     AlreadyDeleted,
+    /// It cannot go back to what it never was.
+    #[error("there is no such version; the last one is {last_version}")]
+    NoSuchVersion {
+        /// Its last version; 0 when it was never set.
+        last_version: u64,
+    },
 }

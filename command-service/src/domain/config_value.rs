@@ -64,7 +64,9 @@ impl ConfigValue {
         Ok(match command.change {
             Change::Set(value) if self.value() == Some(&value) => None,
             Change::Set(value) => Some(ConfigValueEvent::ConfigValueSet { value }),
-            Change::Delete => Some(ConfigValueEvent::ConfigValueDeleted),
+            Change::Clear if self.value().is_none() => None,
+            Change::Delete | Change::Clear => Some(ConfigValueEvent::ConfigValueDeleted),
+            Change::Keep => None,
         })
     }
 
@@ -189,6 +191,21 @@ mod tests {
     #[test]
     fn what_is_deleted_can_be_set_again_to_the_same_value() {
         assert_eq!(given([was_set("1"), WAS_DELETED]).set("1"), Ok(Some(was_set("1"))));
+    }
+
+    #[test]
+    fn clearing_deletes_a_value_and_is_no_event_without_one() {
+        let clear = |given: Given| given.when(Change::Clear, Precondition::None);
+        assert_eq!(clear(given([was_set("1")])), Ok(Some(WAS_DELETED)));
+        assert_eq!(clear(given([])), Ok(None));
+        assert_eq!(clear(given([was_set("1"), WAS_DELETED])), Ok(None));
+    }
+
+    #[test]
+    fn keeping_asks_the_precondition_and_is_no_event() {
+        let keep = |precondition| given([was_set("1")]).when(Change::Keep, precondition);
+        assert_eq!(keep(Precondition::VersionIn(vec![1])), Ok(None));
+        assert_eq!(keep(Precondition::Absent), Err(Refusal::PreconditionFailed { current_version: 1 }));
     }
 
     #[test]

@@ -7,11 +7,11 @@ use axum::{
 };
 use shared::http::{context::RequestId, parameters::Parameters, path::NameInPath, problem::Problem};
 
-use super::{
-    router::WriteState,
-    write::{self, Write},
+use super::{error, idempotency, router::WriteState, write};
+use crate::{
+    command::{Operation, Request, Work},
+    domain::{Change, ConfigValueCommand},
 };
-use crate::domain::Change;
 
 /// Deletes the configuration. A body, should there be one, means nothing here and is not read.
 pub(super) async fn delete(
@@ -22,16 +22,19 @@ pub(super) async fn delete(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     Parameters::none(&uri)?;
-    let place = write::take_place(&state)?;
+    let places = write::take_places(&[&state.writes])?;
     let precondition = write::precondition(&headers)?;
+    let key = idempotency::key(&headers, &["DELETE", &name], b"")?;
     let metadata = write::metadata(&headers, &request_id, None)?;
     tracing::info!("DELETE /config/{name} - Deleting value");
 
     let shown_name = name.clone();
     let told = move |result: &Result<_, _>| match result {
-        Ok(_) => tracing::info!("DELETE /config/{shown_name} - Successfully deleted value"),
-        Err(error) => super::error::tell(error, "DELETE", &shown_name, "delete value"),
+        Ok(done) => tracing::info!("DELETE /config/{shown_name} - Successfully deleted value{}", write::again(done)),
+        Err(error) => error::tell(error, "DELETE", &format!("/config/{shown_name}"), "delete value"),
     };
-    let write = Write { name, change: Change::Delete, precondition, metadata, place };
-    write::execute(&state, &headers, write, told).await
+    let command = ConfigValueCommand { change: Change::Delete, precondition };
+    let work = Work::One(Operation { name: name.clone(), command });
+    let done = write::execute(&state, Request { work, metadata, key }, places, told).await;
+    Ok(write::answer(&headers, &name, &done.map_err(error::problem)?))
 }

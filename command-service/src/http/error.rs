@@ -9,19 +9,21 @@ use shared::{
     value::InvalidValue,
 };
 
+use super::idempotency::IDEMPOTENCY_REPLAYED;
 use crate::{
-    command::CommandError,
+    command::{CommandError, Operation},
     domain::Refusal,
     store::{AppendError, StoreError},
 };
 
 /// The line in the log: a refusal is the client's affair, everything else is ours.
-pub(super) fn tell(error: &CommandError, method: &'static str, name: &ConfigName, what: &'static str) {
+pub(super) fn tell(error: &CommandError, method: &'static str, path: &str, what: &'static str) {
     match error {
-        CommandError::Refused { refusal, .. } => tracing::info!("{method} /config/{name} - Refused: {refusal}"),
+        CommandError::Refused { refusal, .. } => tracing::info!("{method} {path} - Refused: {refusal}"),
+        CommandError::KeyReused => tracing::info!("{method} {path} - Refused: {error}"),
         error => {
             let word = word(error);
-            tracing::error!(error = %Chain(error), "{method} /config/{name} - Failed to {what}: {word}");
+            tracing::error!(error = %Chain(error), "{method} {path} - Failed to {what}: {word}");
         }
     }
 }
@@ -30,6 +32,7 @@ pub(super) fn tell(error: &CommandError, method: &'static str, name: &ConfigName
 fn word(error: &CommandError) -> &'static str {
     match error {
         CommandError::Contention => "contention",
+        CommandError::KeyReused => "idempotency_key_reused",
         CommandError::Store(StoreError::Append(AppendError::Overloaded)) => "overloaded",
         CommandError::Store(StoreError::Append(AppendError::Unknown)) => "outcome_unknown",
         CommandError::Store(error) if error.is_away() => "event_store_unavailable",
@@ -40,7 +43,67 @@ fn word(error: &CommandError) -> &'static str {
 /// What the client is told.
 pub(super) fn problem(error: CommandError) -> Problem {
     match error {
-        CommandError::Refused { refusal, decided_at } => refused(&refusal, decided_at),
+        CommandError::Refused { refusal, decided_at, replayed, .. } => marked(refused(&refusal), decided_at, replayed),
+        error => failed(&error),
+    }
+}
+
+/// What the client of a batch is told: which operation refused, and why. That it refused is a precondition of the others.
+pub(super) fn batch_problem(error: CommandError, operations: &[Operation]) -> Problem {
+    let CommandError::Refused { refusal, operation: index, decided_at, replayed } = error else {
+        return failed(&error);
+    };
+    let name = operations.get(index).map_or("", |operation| operation.name.as_str());
+    let (why, current_version) = match refusal {
+        Refusal::PreconditionFailed { current_version: 0 } => ("there is no current value".to_owned(), 0),
+        Refusal::PreconditionFailed { current_version } => {
+            (format!("the current version is {current_version}"), current_version)
+        }
+        Refusal::NeverSet | Refusal::NoSuchVersion { .. } => ("it was never set".to_owned(), 0),
+        Refusal::AlreadyDeleted => ("it is already deleted".to_owned(), 0),
+    };
+    let detail = format!(
+        "operations[{index}] on `{name}` cannot be carried out: {why}. Nothing of the batch was written; read the values and \
+         decide again."
+    );
+    let problem = Problem::new(StatusCode::PRECONDITION_FAILED, "precondition-failed", "Precondition failed", detail)
+        .with("operation", index)
+        .with("name", name)
+        .with("current_version", current_version);
+    marked(problem, decided_at, replayed)
+}
+
+/// 400 or 422: one operation of a batch is wrong.
+pub(super) fn invalid_operation(index: usize, what: impl std::fmt::Display) -> Problem {
+    Problem::bad_request("invalid-operation", format!("operations[{index}]: {what}")).with("operation", index)
+}
+
+/// As [`invalid_value`], of one operation of a batch.
+pub(super) fn invalid_value_of(index: usize, invalid: &InvalidValue) -> Problem {
+    let detail = format!("operations[{index}]: {invalid}");
+    let problem = match invalid {
+        InvalidValue::TooLarge { .. } => Problem::too_large(detail),
+        _ => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-value", "Invalid value", detail),
+    };
+    problem.with("operation", index)
+}
+
+/// 422: two operations of a batch on one name.
+pub(super) fn duplicate_name(first: usize, second: usize, name: &ConfigName) -> Problem {
+    let detail =
+        format!("operations[{first}] and operations[{second}] are both on `{name}`; a batch takes each name once.");
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "duplicate-name", "Duplicate name", detail).with("operation", second)
+}
+
+/// Not the client's fault, or its key's.
+fn failed(error: &CommandError) -> Problem {
+    match error {
+        CommandError::KeyReused => Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "idempotency-key-reused",
+            "Idempotency key reused",
+            "This Idempotency-Key was used on this route with another body or precondition; a new request takes a new key.",
+        ),
         CommandError::Contention => Problem::unavailable(
             "contention",
             "Other writes of the same name came first again and again; nothing was written, try again.",
@@ -52,15 +115,31 @@ pub(super) fn problem(error: CommandError) -> Problem {
         ),
         CommandError::Store(StoreError::Append(AppendError::Unknown)) => Problem::unavailable(
             "outcome-unknown",
-            "The connection to the event store was lost: the change may have been written or not. Read the value, then \
-             write again if it is not there.",
+            "The connection to the event store was lost: the change may have been written or not. With an Idempotency-Key, \
+             send the same request again: it is carried out once. Without one, read the value, then write again if it is \
+             not there.",
         ),
-        CommandError::Store(_) | CommandError::Task(_) | CommandError::Framework(_) => Problem::internal(),
+        CommandError::Store(StoreError::Rewritten) => Problem::new(
+            StatusCode::CONFLICT,
+            "position-diverged",
+            "Position diverged",
+            "The event log was rewritten by a failover or a restore, and what was first written under this Idempotency-Key \
+             is lost. Send the request with a new key.",
+        ),
+        CommandError::Store(_) | CommandError::Task(_) | CommandError::Framework(_) | CommandError::Refused { .. } => {
+            Problem::internal()
+        }
     }
 }
 
-fn refused(refusal: &Refusal, decided_at: PositionToken) -> Problem {
-    let problem = match refusal {
+/// With the place that a refusal rests on, and whether it is told again.
+fn marked(problem: Problem, decided_at: PositionToken, replayed: bool) -> Problem {
+    let problem = problem.with("position", decided_at.position).header(CONFIG_POSITION, &decided_at.to_string());
+    if replayed { problem.header(IDEMPOTENCY_REPLAYED, "true") } else { problem }
+}
+
+fn refused(refusal: &Refusal) -> Problem {
+    match refusal {
         Refusal::PreconditionFailed { current_version } => {
             let now = match current_version {
                 0 => "there is no current value".to_owned(),
@@ -78,8 +157,14 @@ fn refused(refusal: &Refusal, decided_at: PositionToken) -> Problem {
         Refusal::AlreadyDeleted => {
             Problem::new(StatusCode::GONE, "gone", "Gone", "The configuration is already deleted.").plain("Gone")
         }
-    };
-    problem.with("position", decided_at.position).header(CONFIG_POSITION, &decided_at.to_string())
+        Refusal::NoSuchVersion { last_version } => {
+            let detail = match last_version {
+                0 => "There is no configuration of this name.".to_owned(),
+                last => format!("It never was that: its first version is 1 and its last is {last}."),
+            };
+            Problem::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail).with("last_version", last_version)
+        }
+    }
 }
 
 /// 503: more writes at once than this process takes.

@@ -9,15 +9,21 @@ use axum::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use shared::{
-    http::{body::read_json, context::RequestId, parameters::Parameters, path::NameInPath, problem::Problem},
+    http::{
+        body::{parse_json, read_body},
+        context::RequestId,
+        parameters::Parameters,
+        path::NameInPath,
+        problem::Problem,
+    },
     value::ConfigJson,
 };
 
-use super::{
-    router::WriteState,
-    write::{self, Write},
+use super::{error, idempotency, router::WriteState, write};
+use crate::{
+    command::{Operation, Request, Work},
+    domain::{Change, ConfigValueCommand},
 };
-use crate::domain::Change;
 
 /// What is sent: `{"value": <any JSON>, "reason": "why"}`.
 #[derive(Debug, Deserialize)]
@@ -42,22 +48,26 @@ pub(super) async fn put(
     body: Body,
 ) -> Result<Response, Problem> {
     Parameters::none(&uri)?;
-    let place = write::take_place(&state)?;
+    let places = write::take_places(&[&state.writes])?;
     let precondition = write::precondition(&headers)?;
-    let limit = state.max_value_bytes + write::BODY_ROOM_BYTES;
-    let PutBody { value, reason } = read_json(&headers, body, limit, EXAMPLE).await?;
-    let value = ConfigJson::accept(value, state.max_value_bytes).map_err(super::error::invalid_value)?;
+    let body = read_body(&headers, body, state.max_value_bytes + write::BODY_ROOM_BYTES, EXAMPLE).await?;
+    let key = idempotency::key(&headers, &["PUT", &name], &body)?;
+    let PutBody { value, reason } = parse_json(&body, EXAMPLE)?;
+    drop(body);
+    let value = ConfigJson::accept(value, state.max_value_bytes).map_err(error::invalid_value)?;
     let metadata = write::metadata(&headers, &request_id, reason)?;
     tracing::info!("PUT /config/{name} - Setting value: {}", state.redaction.quoted(&name, &value));
 
     let (shown_name, shown, redaction) = (name.clone(), value.clone(), state.redaction.clone());
     let told = move |result: &Result<_, _>| match result {
-        Ok(_) => {
-            let shown = redaction.quoted(&shown_name, &shown);
-            tracing::info!("PUT /config/{shown_name} - Successfully stored value: {shown}");
+        Ok(done) => {
+            let (shown, again) = (redaction.quoted(&shown_name, &shown), write::again(done));
+            tracing::info!("PUT /config/{shown_name} - Successfully stored value: {shown}{again}");
         }
-        Err(error) => super::error::tell(error, "PUT", &shown_name, "store value"),
+        Err(error) => error::tell(error, "PUT", &format!("/config/{shown_name}"), "store value"),
     };
-    let write = Write { name, change: Change::Set(value), precondition, metadata, place };
-    write::execute(&state, &headers, write, told).await
+    let command = ConfigValueCommand { change: Change::Set(value), precondition };
+    let work = Work::One(Operation { name: name.clone(), command });
+    let done = write::execute(&state, Request { work, metadata, key }, places, told).await;
+    Ok(write::answer(&headers, &name, &done.map_err(error::problem)?))
 }

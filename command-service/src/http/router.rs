@@ -4,16 +4,19 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    routing::{get, put},
+    routing::{get, post, put},
 };
 use shared::{http::path::empty_name, position::Applied, redaction::Redaction};
 use tokio::sync::Semaphore;
 
-use super::{delete::delete, put::put as put_value, worker_stats::worker_stats};
+use super::{batch::batch, delete::delete, put::put as put_value, rollback::rollback, worker_stats::worker_stats};
 use crate::{command::CommandBus, config::Config, update_worker::Handle};
 
 /// Most writes whose bodies are read or whose commands are under way; each weighs up to a value. Further ones get 503.
 pub const MAX_CONCURRENT_WRITES: usize = 2048;
+
+/// Most batches of them; each weighs up to its values and those that it replaces.
+pub const MAX_CONCURRENT_BATCHES: usize = 64;
 
 /// What the handlers work with; cheap to clone.
 #[derive(Clone, Debug)]
@@ -23,7 +26,8 @@ pub struct WriteState {
     pub(super) max_value_bytes: usize,
     pub(super) redaction: Redaction,
     pub(super) visible_in: Option<Applied>,
-    pub(super) places: Arc<Semaphore>,
+    pub(super) writes: Arc<Semaphore>,
+    pub(super) batches: Arc<Semaphore>,
 }
 
 impl WriteState {
@@ -34,7 +38,8 @@ impl WriteState {
             max_value_bytes: config.max_value_bytes,
             redaction: config.redaction.clone(),
             visible_in: config.visible_in.clone(),
-            places: Arc::new(Semaphore::new(MAX_CONCURRENT_WRITES)),
+            writes: Arc::new(Semaphore::new(MAX_CONCURRENT_WRITES)),
+            batches: Arc::new(Semaphore::new(MAX_CONCURRENT_BATCHES)),
         }
     }
 }
@@ -47,5 +52,6 @@ pub(crate) fn routes(state: WriteState) -> Router {
             .route(&format!("{prefix}/config/{{name}}"), put(put_value).delete(delete))
             .route(&format!("{prefix}/config/"), put(empty_name).delete(empty_name));
     }
+    routes = routes.route("/v1/config/{name}/rollback", post(rollback)).route("/v1/batch", post(batch));
     routes.route("/v1/worker/stats", get(worker_stats)).with_state(state)
 }

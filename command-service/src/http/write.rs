@@ -1,5 +1,7 @@
 //! What every write shares: preconditions, metadata, the wait for visibility, the answer.
 
+use std::sync::Arc;
+
 use axum::{
     Json,
     http::{HeaderMap, HeaderValue, header},
@@ -19,13 +21,13 @@ use shared::{
     name::ConfigName,
     position::{Position, PositionToken},
 };
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::router::WriteState;
+use super::{idempotency::IDEMPOTENCY_REPLAYED, router::WriteState};
 use crate::{
-    command::CommandError,
+    command::{CommandError, Done, Request},
     config::VISIBILITY_WAIT,
-    domain::{Change, ConfigValueCommand, Precondition},
+    domain::Precondition,
     store::Receipt,
 };
 
@@ -35,19 +37,10 @@ pub(super) const BODY_ROOM_BYTES: usize = 64 * 1024;
 /// Longest trace state that is kept with an event, in bytes; W3C asks for 512 at least.
 const MAX_TRACESTATE_BYTES: usize = 512;
 
-/// A change that was asked for.
-pub(super) struct Write {
-    pub(super) name: ConfigName,
-    pub(super) change: Change,
-    pub(super) precondition: Precondition,
-    pub(super) metadata: Metadata,
-    /// Kept until the command has ended, also when its client is gone.
-    pub(super) place: OwnedSemaphorePermit,
-}
-
-/// The answer in JSON.
+/// The answer to a change of one configuration, in JSON:
+/// `{"name":"a","version":3,"position":42,"recorded_at":"2024-01-15T10:30:00.000000Z","changed":true}`.
 #[derive(Debug, Serialize)]
-struct Written<'a> {
+pub(super) struct Written<'a> {
     name: &'a ConfigName,
     /// Of the configuration, now.
     version: u64,
@@ -59,9 +52,23 @@ struct Written<'a> {
     changed: bool,
 }
 
-/// A place among the writes under way.
-pub(super) fn take_place(state: &WriteState) -> Result<OwnedSemaphorePermit, Problem> {
-    std::sync::Arc::clone(&state.places).try_acquire_owned().map_err(|_| super::error::overloaded())
+impl<'a> Written<'a> {
+    pub(super) fn new(name: &'a ConfigName, receipt: &Receipt) -> Self {
+        let Receipt { version, token, recorded_at, changed, .. } = *receipt;
+        Self { name, version, position: token.position, recorded_at, changed }
+    }
+}
+
+/// Places among the writes under way.
+pub(super) type Places = [Option<OwnedSemaphorePermit>; 2];
+
+/// Takes a place of each of these kinds.
+pub(super) fn take_places(kinds: &[&Arc<Semaphore>]) -> Result<Places, Problem> {
+    let mut places = Places::default();
+    for (place, kind) in places.iter_mut().zip(kinds) {
+        *place = Some(Arc::clone(kind).try_acquire_owned().map_err(|_| super::error::overloaded())?);
+    }
+    Ok(places)
 }
 
 /// `If-Match` and `If-None-Match`, as the aggregate understands them.
@@ -82,6 +89,22 @@ pub(super) fn precondition(headers: &HeaderMap) -> Result<Precondition, Problem>
             "If-Match and If-None-Match exclude each other; send one of them.",
         )),
     }
+}
+
+/// A batch has its preconditions in its operations.
+pub(super) fn no_precondition(headers: &HeaderMap) -> Result<(), Problem> {
+    match precondition(headers)? {
+        Precondition::None => Ok(()),
+        _ => Err(Problem::bad_request(
+            "malformed-entity-tag",
+            "If-Match and If-None-Match name no operation of a batch; give the operations an `if_version`.",
+        )),
+    }
+}
+
+/// What a line in the log says of a command that was carried out before.
+pub(super) fn again(done: &Done) -> &'static str {
+    if done.replayed { " (earlier, under the same Idempotency-Key)" } else { "" }
 }
 
 /// Who, why, in which request and trace: travels with the events.
@@ -132,29 +155,31 @@ fn is_trace_parent(text: &str) -> bool {
         && hex(flags, 2)
 }
 
-/// Executes the command and answers, when the change is visible where this process serves reads. `told` hears of the
-/// command's end even when the client is gone.
+/// Executes the command; returns when what it did, or rests on, is visible where this process serves reads. `told` hears of
+/// the command's end even when the client is gone; the places are kept until then.
 pub(super) async fn execute(
     state: &WriteState,
-    headers: &HeaderMap,
-    write: Write,
-    told: impl FnOnce(&Result<Receipt, CommandError>) + Send + 'static,
-) -> Result<Response, Problem> {
-    let Write { name, change, precondition, metadata, place } = write;
-    let sets = matches!(change, Change::Set(_));
-    let command = ConfigValueCommand { change, precondition };
-    let ended = move |result: &Result<Receipt, CommandError>| {
+    request: Request,
+    places: Places,
+    told: impl FnOnce(&Result<Done, CommandError>) + Send + 'static,
+) -> Result<Done, CommandError> {
+    let ended = move |result: &Result<Done, CommandError>| {
         told(result);
-        drop(place);
+        drop(places);
     };
-    let result = state.bus.execute(name.clone(), command, metadata, ended).await;
-    let decided_at = match &result {
-        Ok(receipt) => Some(receipt.token),
+    let result = state.bus.execute(request, ended).await;
+    let rests_on = match &result {
+        Ok(done) => last_place(done),
         Err(CommandError::Refused { decided_at, .. }) => Some(*decided_at),
         Err(_) => None,
     };
-    wait_until_visible(state, decided_at).await;
-    Ok(answer(headers, &name, &result.map_err(super::error::problem)?, sets))
+    wait_until_visible(state, rests_on).await;
+    result
+}
+
+/// The place of the last event that an answer speaks of.
+pub(super) fn last_place(done: &Done) -> Option<PositionToken> {
+    done.receipts.iter().map(|receipt| receipt.token).max_by_key(|token| token.position)
 }
 
 /// The old system's promise: what a write has done, or was refused for, the next read shows. The projection may be stuck; the
@@ -167,19 +192,26 @@ async fn wait_until_visible(state: &WriteState, at: Option<PositionToken>) {
     }
 }
 
-/// `has_value`: whether there is one now, which an entity tag can name.
-fn answer(headers: &HeaderMap, name: &ConfigName, receipt: &Receipt, has_value: bool) -> Response {
-    let Receipt { version, token, recorded_at, changed, .. } = *receipt;
-    let mut response = if prefers_json(headers) {
-        Json(Written { name, version, position: token.position, recorded_at, changed }).into_response()
-    } else {
-        "OK".into_response()
-    };
-    let position = HeaderValue::from_str(&token.to_string()).expect("a token is digits, a dot and hex");
-    response.headers_mut().insert(CONFIG_POSITION, position);
-    if has_value {
-        let tag = HeaderValue::from_str(&entity_tag(version)).expect("a version in quotes");
+/// The answer to a change of one configuration.
+pub(super) fn answer(headers: &HeaderMap, name: &ConfigName, done: &Done) -> Response {
+    let Some(receipt) = done.receipts.first() else { return Problem::internal().into_response() };
+    let body = prefers_json(headers).then(|| Json(Written::new(name, receipt)).into_response());
+    let mut response = stamp(body.unwrap_or_else(|| "OK".into_response()), done);
+    if receipt.exists {
+        let tag = HeaderValue::from_str(&entity_tag(receipt.version)).expect("a version in quotes");
         response.headers_mut().insert(header::ETAG, tag);
+    }
+    response
+}
+
+/// With the headers that all answers to changes have.
+pub(super) fn stamp(mut response: Response, done: &Done) -> Response {
+    if let Some(token) = last_place(done) {
+        let position = HeaderValue::from_str(&token.to_string()).expect("a token is digits, a dot and hex");
+        response.headers_mut().insert(CONFIG_POSITION, position);
+    }
+    if done.replayed {
+        response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
     }
     response
 }

@@ -1,5 +1,7 @@
 //! The append: one statement, one round trip, for a whole group. The order rule is in `append_events` itself.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use shared::{
     event::{AGGREGATE_TYPE, EVENT_VERSION},
@@ -15,8 +17,39 @@ use uuid::Uuid;
 pub struct Unit {
     /// What makes its append safe to repeat.
     pub command_id: Uuid,
-    /// In order.
+    /// In order. Each of another name.
     pub events: Vec<NewEvent>,
+    /// What must still be true of names that it does not write.
+    pub checks: Vec<Check>,
+    /// The key that it came with, and what a repetition is answered. Kept together with the events, also when there are none.
+    pub keyed: Option<Keyed>,
+}
+
+/// A name that a unit depends on without writing it.
+#[derive(Clone, Debug)]
+pub struct Check {
+    /// Of the configuration.
+    pub name: ConfigName,
+    /// The version that it must have; 0 before its first event.
+    pub version: u64,
+}
+
+/// An idempotency key, and the answer that is kept under it.
+#[derive(Clone, Debug)]
+pub struct Keyed {
+    /// The key.
+    pub key: IdempotencyKey,
+    /// JSON.
+    pub answer: String,
+}
+
+/// A client's idempotency key, as it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    /// SHA-256 of account, route and key.
+    pub hash: [u8; 32],
+    /// SHA-256 of what was asked.
+    pub request: [u8; 32],
 }
 
 /// An event on its way into the log.
@@ -37,17 +70,40 @@ pub struct NewEvent {
 impl Unit {
     /// What it weighs in queue and group, in bytes.
     pub(super) fn bytes(&self) -> usize {
-        self.events.iter().map(|event| event.name.len() + event.payload.len() + event.metadata.len()).sum()
+        let events = self.events.iter().map(|event| event.name.len() + event.payload.len() + event.metadata.len());
+        let checks = self.checks.iter().map(|check| check.name.len());
+        events.chain(checks).sum::<usize>() + self.keyed.as_ref().map_or(0, |keyed| keyed.answer.len())
     }
 }
 
 /// What became of a unit.
 #[derive(Clone, Debug)]
 pub(super) enum Outcome {
-    /// Its events are in the log: written now, or by an earlier attempt of the same command.
-    Written { first: Position, recorded_at: Moment },
-    /// Somebody else wrote that name since; nothing of the unit was written.
+    /// It is done: written now, or by an earlier attempt of the same command.
+    Done(Appended),
+    /// Somebody else wrote a name of it since; nothing of the unit was written.
     Conflict,
+}
+
+/// A unit that is done.
+#[derive(Clone, Debug)]
+pub enum Appended {
+    /// Its events are in the log.
+    Written {
+        /// Place of its first event; the others follow it.
+        first: Position,
+        /// When, by the database's clock under the log's lock.
+        recorded_at: Moment,
+    },
+    /// It had no events; its answer is kept.
+    Noted,
+    /// Its key was taken by an earlier command: nothing was written now.
+    Answered {
+        /// What was asked then, as in [`IdempotencyKey::request`].
+        request: Vec<u8>,
+        /// What was answered then; JSON.
+        answer: String,
+    },
 }
 
 /// One row of the answer.
@@ -56,56 +112,68 @@ struct UnitRow {
     outcome: String,
     first_position: Option<i64>,
     recorded_at: Option<DateTime<Utc>>,
+    key_request_hash: Option<Vec<u8>>,
+    key_answer: Option<String>,
 }
 
 const APPEND: &str = "
-select outcome, first_position, recorded_at
+select outcome, first_position, recorded_at, key_request_hash, key_answer
   from append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
  order by unit";
-
-/// No idempotency keys yet, so none is kept.
-const NO_KEYS: PgInterval = PgInterval { months: 0, days: 0, microseconds: 0 };
 
 /// Appends the units and tells what became of each, in their order. No two may touch the same name.
 ///
 /// All rows are awaited up to the server's last word: a row arrives before the commit, and would prove nothing.
-pub(super) async fn append(connection: &mut PgConnection, units: &[&Unit]) -> Result<Vec<Outcome>, sqlx::Error> {
+pub(super) async fn append(
+    connection: &mut PgConnection,
+    units: &[&Unit],
+    key_lifetime: Duration,
+) -> Result<Vec<Outcome>, sqlx::Error> {
     let index = |index: usize| i32::try_from(index + 1).expect("a group is far smaller than 2^31 units");
     let of_events = || {
         units.iter().enumerate().flat_map(|(unit, Unit { events, .. })| events.iter().map(move |event| (unit, event)))
     };
-    let expected = |event: &NewEvent| i64::try_from(event.expected_version).expect("versions are bigints in the log");
+    let of_checks = || {
+        units.iter().enumerate().flat_map(|(unit, Unit { checks, .. })| checks.iter().map(move |check| (unit, check)))
+    };
+    let version = |version: u64| i64::try_from(version).expect("versions are bigints in the log");
+    let keys = || units.iter().map(|unit| unit.keyed.as_ref());
+    let lifetime = i64::try_from(key_lifetime.as_micros()).expect("a key lives for days");
     let rows = sqlx::query_as::<_, UnitRow>(APPEND)
         .bind(AGGREGATE_TYPE)
         .bind(units.iter().map(|unit| unit.command_id).collect::<Vec<_>>())
-        .bind(vec![None::<Vec<u8>>; units.len()])
-        .bind(vec![None::<Vec<u8>>; units.len()])
-        .bind(vec![None::<String>; units.len()])
-        .bind(NO_KEYS)
+        .bind(keys().map(|keyed| keyed.map(|keyed| keyed.key.hash)).collect::<Vec<_>>())
+        .bind(keys().map(|keyed| keyed.map(|keyed| keyed.key.request)).collect::<Vec<_>>())
+        .bind(keys().map(|keyed| keyed.map(|keyed| keyed.answer.as_str())).collect::<Vec<_>>())
+        .bind(PgInterval { months: 0, days: 0, microseconds: lifetime })
         .bind(of_events().map(|(unit, _)| index(unit)).collect::<Vec<_>>())
         .bind(of_events().map(|(_, event)| event.name.as_str()).collect::<Vec<_>>())
-        .bind(of_events().map(|(_, event)| expected(event)).collect::<Vec<_>>())
+        .bind(of_events().map(|(_, event)| version(event.expected_version)).collect::<Vec<_>>())
         .bind(of_events().map(|(_, event)| event.event_type).collect::<Vec<_>>())
         .bind(of_events().map(|_| EVENT_VERSION).collect::<Vec<_>>())
         .bind(of_events().map(|(_, event)| event.payload.as_str()).collect::<Vec<_>>())
         .bind(of_events().map(|(_, event)| event.metadata.as_str()).collect::<Vec<_>>())
-        .bind(Vec::<i32>::new())
-        .bind(Vec::<&str>::new())
-        .bind(Vec::<i64>::new())
+        .bind(of_checks().map(|(unit, _)| index(unit)).collect::<Vec<_>>())
+        .bind(of_checks().map(|(_, check)| check.name.as_str()).collect::<Vec<_>>())
+        .bind(of_checks().map(|(_, check)| version(check.version)).collect::<Vec<_>>())
         .fetch_all(connection)
         .await?;
     if rows.len() != units.len() {
         return Err(sqlx::Error::Protocol(format!("append_events answered {} of {} units", rows.len(), units.len())));
     }
-    rows.iter().map(outcome).collect()
+    rows.into_iter().map(outcome).collect()
 }
 
-fn outcome(row: &UnitRow) -> Result<Outcome, sqlx::Error> {
-    match (row.outcome.as_str(), row.first_position, row.recorded_at) {
-        ("appended" | "repeated", Some(first), Some(recorded_at)) => {
-            Ok(Outcome::Written { first: Position::from_column(first), recorded_at: Moment(recorded_at) })
+fn outcome(row: UnitRow) -> Result<Outcome, sqlx::Error> {
+    let UnitRow { outcome, first_position, recorded_at, key_request_hash, key_answer } = row;
+    match (outcome.as_str(), first_position, recorded_at, key_request_hash, key_answer) {
+        ("appended" | "repeated", Some(first), Some(recorded_at), ..) => {
+            let (first, recorded_at) = (Position::from_column(first), Moment(recorded_at));
+            Ok(Outcome::Done(Appended::Written { first, recorded_at }))
         }
+        ("appended", ..) => Ok(Outcome::Done(Appended::Noted)),
+        ("answered", _, _, Some(request), Some(answer)) => Ok(Outcome::Done(Appended::Answered { request, answer })),
         ("conflict", ..) => Ok(Outcome::Conflict),
-        (other, ..) => Err(sqlx::Error::Protocol(format!("append_events answered `{other}` to a unit without a key"))),
+        (other, ..) => Err(sqlx::Error::Protocol(format!("append_events answered `{other}`, which is not understood"))),
     }
 }

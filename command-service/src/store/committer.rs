@@ -6,11 +6,10 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use shared::{
     backoff::Backoff,
     database::{Meaning, meaning},
-    moment::Moment,
-    position::Position,
+    name::ConfigName,
     telemetry::Chain,
 };
-use sqlx::{ConnectOptions, PgConnection, postgres::PgConnectOptions};
+use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::{
     sync::{
         OwnedSemaphorePermit, Semaphore,
@@ -21,11 +20,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::append::{Outcome, Unit, append};
+use super::append::{Appended, Outcome, Unit, append};
 
 /// SQLSTATEs of an append that may succeed at another time, and has not been carried out: the lock was not granted in time;
 /// somebody cancelled the statement.
 const NOT_NOW: [&str; 2] = ["55P03", "57014"];
+
+/// How long a connection that worked is taken to work.
+const TRUSTED: Duration = Duration::from_secs(1);
 
 /// SQLSTATE of a server that takes no writes: a standby, or a primary that was demoted. Another may have its address by now.
 const READ_ONLY: &str = "25006";
@@ -41,6 +43,8 @@ pub struct Options {
     pub group_units: usize,
     /// Most bytes of events in one append; a larger unit goes alone.
     pub group_bytes: usize,
+    /// How long answers are kept under their idempotency keys.
+    pub key_lifetime: Duration,
     /// Longest that one attempt may take. Longer than the server's own bound on the wait for the lock, which ends with a
     /// definite answer.
     pub attempt_limit: Duration,
@@ -53,18 +57,10 @@ impl Default for Options {
             queue_bytes: 64 * 1024 * 1024,
             group_units: 512,
             group_bytes: 4 * 1024 * 1024,
+            key_lifetime: Duration::from_hours(24),
             attempt_limit: Duration::from_secs(8),
         }
     }
-}
-
-/// A unit that is in the log.
-#[derive(Clone, Copy, Debug)]
-pub struct Appended {
-    /// Place of its first event; the others follow it.
-    pub first: Position,
-    /// When, by the database's clock under the log's lock.
-    pub recorded_at: Moment,
 }
 
 /// What became of a unit that was not, or not certainly, appended.
@@ -130,7 +126,7 @@ pub struct Committer {
     queue: mpsc::Receiver<Waiting>,
     options: Options,
     database: PgConnectOptions,
-    connection: Option<PgConnection>,
+    connection: Option<(PgConnection, Instant)>,
     /// Taken from the queue, but touches a name of the group before it.
     held_back: Option<Waiting>,
 }
@@ -175,20 +171,20 @@ impl Committer {
         }
     }
 
-    /// The first unit and what is queued behind it, as long as it fits and no name comes twice: `append_events` takes each
-    /// name once, and the second unit would only conflict with the first.
+    /// The first unit and what is queued behind it, as long as it fits and can be judged beside the others.
     fn gather(&mut self, first: Waiting) -> Vec<Waiting> {
-        let mut names: HashSet<_> = first.unit.events.iter().map(|event| event.name.clone()).collect();
+        let mut taken = Taken::default();
+        taken.add(&first.unit);
         let mut bytes = first.bytes;
         let mut group = vec![first];
         while group.len() < self.options.group_units {
             let Ok(next) = self.queue.try_recv() else { break };
             bytes = bytes.saturating_add(next.bytes);
-            if bytes > self.options.group_bytes || next.unit.events.iter().any(|event| names.contains(&event.name)) {
+            if bytes > self.options.group_bytes || taken.clashes(&next.unit) {
                 self.held_back = Some(next);
                 break;
             }
-            names.extend(next.unit.events.iter().map(|event| event.name.clone()));
+            taken.add(&next.unit);
             group.push(next);
         }
         group
@@ -242,18 +238,47 @@ impl Committer {
     }
 
     async fn attempt(&mut self, group: &[Waiting]) -> Result<Vec<Outcome>, Failure> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => bounded(self.options.attempt_limit, self.database.connect()).await.map_err(Failure::before)?,
-        };
+        let mut connection = self.connected().await.map_err(Failure::before)?;
         let units: Vec<_> = group.iter().map(|waiting| &waiting.unit).collect();
-        let appended =
-            bounded(self.options.attempt_limit, append(&mut connection, &units)).await.map_err(Failure::during);
+        let appending = append(&mut connection, &units, self.options.key_lifetime);
+        let appended = bounded(self.options.attempt_limit, appending).await.map_err(Failure::during);
         // Otherwise it is dropped: its state is unknown as well, or its server is the wrong one.
         if appended.as_ref().err().is_none_or(|failure| matches!(failure.kind, Kind::NotNow | Kind::Refused)) {
-            self.connection = Some(connection);
+            self.connection = Some((connection, Instant::now()));
         }
         appended
+    }
+
+    /// The connection. One that was idle may be dead: that is asked before anything is sent on it whose outcome would then be
+    /// unknown.
+    async fn connected(&mut self) -> Result<PgConnection, sqlx::Error> {
+        if let Some((mut connection, used)) = self.connection.take()
+            && (used.elapsed() < TRUSTED || bounded(self.options.attempt_limit, connection.ping()).await.is_ok())
+        {
+            return Ok(connection);
+        }
+        bounded(self.options.attempt_limit, self.database.connect()).await
+    }
+}
+
+/// What a group writes. `append_events` judges all its units by what was there before: so each name may be written once, and
+/// not be looked at by a later unit; and each key be used once.
+#[derive(Default)]
+struct Taken {
+    names: HashSet<ConfigName>,
+    keys: HashSet<[u8; 32]>,
+}
+
+impl Taken {
+    fn add(&mut self, unit: &Unit) {
+        self.names.extend(unit.events.iter().map(|event| event.name.clone()));
+        self.keys.extend(unit.keyed.iter().map(|keyed| keyed.key.hash));
+    }
+
+    fn clashes(&self, unit: &Unit) -> bool {
+        let mut names = unit.events.iter().map(|event| &event.name).chain(unit.checks.iter().map(|check| &check.name));
+        names.any(|name| self.names.contains(name))
+            || unit.keyed.as_ref().is_some_and(|keyed| self.keys.contains(&keyed.key.hash))
     }
 }
 
@@ -312,7 +337,7 @@ async fn bounded<T>(limit: Duration, work: impl Future<Output = Result<T, sqlx::
 fn answer(group: Vec<Waiting>, outcomes: Vec<Outcome>) {
     for (waiting, outcome) in group.into_iter().zip(outcomes) {
         let answer = match outcome {
-            Outcome::Written { first, recorded_at } => Ok(Appended { first, recorded_at }),
+            Outcome::Done(appended) => Ok(appended),
             Outcome::Conflict => Err(AppendError::Conflict),
         };
         // A caller that is gone no longer asks.

@@ -1,6 +1,6 @@
-//! `cqrs_es::EventStore` over the log.
+//! `cqrs_es::EventStore` over the log, and the same for several configurations at once.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use cqrs_es::{AggregateContext, AggregateError, EventEnvelope, EventStore};
 use shared::{
@@ -8,18 +8,20 @@ use shared::{
     event::{ConfigValueEvent, UnknownEvent},
     moment::Moment,
     name::ConfigName,
-    position::PositionToken,
+    position::{Position, PositionToken},
     value::ConfigJson,
 };
 use sqlx::PgPool;
-use tokio::time::timeout_at;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    append::{NewEvent, Unit},
-    committer::{AppendError, Handle},
-    load,
-    receipt::{CommandScope, Receipt},
+    answer::{self, Answer},
+    append::{Appended, Check, Keyed, NewEvent, Unit},
+    cache::Remembered,
+    committer::{self, AppendError},
+    load, loader,
+    past::{self, Former, Past},
+    receipt::{CommandScope, Freshness, Receipt},
     snapshot,
 };
 use crate::domain::{ConfigValue, Refusal};
@@ -29,7 +31,7 @@ use crate::domain::{ConfigValue, Refusal};
 pub enum StoreError {
     /// The state could not be read; nothing was written.
     #[error("the configuration could not be loaded")]
-    Load(#[source] sqlx::Error),
+    Load(#[source] Arc<sqlx::Error>),
     /// The command's time was up before it was loaded; nothing was written.
     #[error("the configuration could not be loaded in time")]
     Late,
@@ -42,12 +44,33 @@ pub enum StoreError {
     /// The append failed, or its outcome is unknown.
     #[error("the events could not be appended")]
     Append(#[from] AppendError),
+    /// What was decided rests on what the process remembers, and may not be: it is to be decided again. Nothing was written.
+    #[error("the decision rests on what is remembered")]
+    Stale,
+    /// The key was used before.
+    #[error("the command's idempotency key was used before")]
+    Answered {
+        /// What was asked then, as in [`super::IdempotencyKey::request`].
+        request: Vec<u8>,
+        /// What was answered.
+        answer: Box<Answer>,
+    },
+    /// The answer that is kept under an idempotency key cannot be read.
+    #[error("the answer under the idempotency key is not understood")]
+    Answer(#[source] serde_json::Error),
+    /// The events that an answer speaks of are gone: the log was rewritten by a failover or a restore.
+    #[error("the events of the first answer are no longer in the log")]
+    Rewritten,
     /// A command was executed without a scope: a bug.
     #[error("a command was executed outside of a scope")]
     NoScope,
 }
 
 impl StoreError {
+    pub(super) fn load(error: sqlx::Error) -> Self {
+        Self::Load(Arc::new(error))
+    }
+
     /// Whether the event store is out of reach, and nothing was written: another attempt may succeed.
     #[must_use]
     pub fn is_away(&self) -> bool {
@@ -61,7 +84,7 @@ impl StoreError {
 }
 
 /// A configuration as it was loaded, and where in the log that is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct LoadedConfig {
     name: ConfigName,
     state: ConfigValue,
@@ -70,12 +93,55 @@ pub struct LoadedConfig {
     previous: Option<ConfigJson>,
     token: PositionToken,
     recorded_at: Moment,
+    remembered: bool,
 }
 
 impl LoadedConfig {
     pub(super) fn new(name: ConfigName, state: ConfigValue, token: PositionToken, recorded_at: Moment) -> Self {
         let (version, previous) = (state.version(), state.value().cloned());
-        Self { name, state, version, previous, token, recorded_at }
+        Self { name, state, version, previous, token, recorded_at, remembered: false }
+    }
+
+    /// Of which configuration.
+    #[must_use]
+    pub fn name(&self) -> &ConfigName {
+        &self.name
+    }
+
+    /// What decides.
+    pub fn state(&mut self) -> &mut ConfigValue {
+        &mut self.state
+    }
+
+    /// Its version as it was loaded.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The place of its last event.
+    #[must_use]
+    pub fn token(&self) -> PositionToken {
+        self.token
+    }
+
+    /// Whether it is what the process remembers, and not what was loaded now.
+    #[must_use]
+    pub fn is_remembered(&self) -> bool {
+        self.remembered
+    }
+
+    /// What its values weigh, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let value = |value: Option<&ConfigJson>| value.map_or(0, |value| value.json().len());
+        value(self.state.value()) + value(self.previous.as_ref())
+    }
+
+    /// Nothing was changed: it is what it was.
+    fn unchanged(self) -> Receipt {
+        let exists = self.state.value().is_some();
+        let Self { version, token, recorded_at, previous, .. } = self;
+        Receipt { version, token, recorded_at, changed: false, exists, previous }
     }
 }
 
@@ -85,58 +151,186 @@ impl AggregateContext<ConfigValue> for LoadedConfig {
     }
 }
 
-/// The store: loads through a pool, commits through the committer.
+/// A configuration and the event that a command led to; none if it changes nothing, but the command depends on it.
+#[derive(Debug)]
+pub struct Decided {
+    /// As it was loaded, the event applied.
+    pub loaded: LoadedConfig,
+    /// What is new.
+    pub event: Option<ConfigValueEvent>,
+}
+
+/// The store: loads through the cache and the loader, commits through the committer.
 #[derive(Clone, Debug)]
 pub struct ConfigEventStore {
-    pool: PgPool,
-    committer: Handle,
+    remembered: Remembered,
+    loader: loader::Handle,
+    committer: committer::Handle,
+    log: PgPool,
     tracked: TaskTracker,
 }
 
 impl ConfigEventStore {
-    /// Over this pool and committer; snapshots are written in tasks of this tracker.
+    /// Over this loader and committer; what was is read through the pool, and snapshots are written in tasks of the tracker.
     #[must_use]
-    pub fn new(pool: PgPool, committer: Handle, tracked: TaskTracker) -> Self {
-        Self { pool, committer, tracked }
+    pub fn new(loader: loader::Handle, committer: committer::Handle, log: PgPool, tracked: TaskTracker) -> Self {
+        Self { remembered: Remembered::new(), loader, committer, log, tracked }
     }
 
-    async fn append(
-        &self,
-        mut loaded: LoadedConfig,
-        events: &[ConfigValueEvent],
-        metadata: &HashMap<String, String>,
-    ) -> Result<(), StoreError> {
-        let scope = CommandScope::current().ok_or(StoreError::NoScope)?;
-        let LoadedConfig { version, token, recorded_at, .. } = loaded;
-        let Some(last) = events.len().checked_sub(1) else {
-            scope.committed(Receipt { version, token, recorded_at, changed: false, previous: loaded.previous });
-            return Ok(());
+    /// The names' states, of one moment, and in their order. All from memory, if the scope allows it and all are there.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub async fn load(&self, scope: &CommandScope, names: Vec<ConfigName>) -> Result<Vec<LoadedConfig>, StoreError> {
+        let remembered = match scope.freshness() {
+            Freshness::Remembered => self.remembered.all(&names),
+            Freshness::Loaded => None,
         };
-        let metadata = serde_json::to_string(metadata).map_err(StoreError::Snapshot)?;
+        let loaded = match remembered {
+            Some(remembered) => remembered,
+            None => self.loader.load(names, scope.until()).await?,
+        };
+        for loaded in loaded.iter().filter(|loaded| !loaded.remembered) {
+            self.remembered.keep(LoadedConfig { remembered: true, ..loaded.clone() });
+        }
+        let latest = loaded.iter().map(|loaded| loaded.token).max_by_key(|token| token.position);
+        let remembered = loaded.iter().any(|loaded| loaded.remembered);
+        scope.loaded(latest.unwrap_or(PositionToken::ZERO), remembered);
+        Ok(loaded)
+    }
+
+    /// What a configuration was.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn former(&self, name: &ConfigName, past: Past) -> Result<Option<Former>, StoreError> {
+        past::former(&self.log, name, past).await
+    }
+
+    /// Appends what was decided, all or nothing; the receipts are in the order of the configurations.
+    ///
+    /// # Errors
+    /// What became of it instead; of [`StoreError::Append`] only the unknown outcome leaves open whether it was written.
+    pub async fn append(
+        &self,
+        scope: &CommandScope,
+        decided: Vec<Decided>,
+        metadata: &HashMap<String, String>,
+    ) -> Result<Vec<Receipt>, StoreError> {
+        let changes = decided.iter().any(|decided| decided.event.is_some());
+        if !changes && scope.is_remembered() {
+            return Err(StoreError::Stale);
+        }
+        if !changes && scope.key().is_none() {
+            return Ok(decided.into_iter().map(|decided| decided.loaded.unchanged()).collect());
+        }
         let command_id = scope.command_id();
-        let events = events.iter().zip(version..).map(|(event, expected_version)| NewEvent {
+        let unit = unit(scope, &decided, changes, metadata);
+        let (first, recorded_at) = match self.committer.append(unit, scope.until()).await {
+            Ok(Appended::Written { first, recorded_at }) => (first, recorded_at),
+            Ok(Appended::Noted) => {
+                return Ok(decided.into_iter().map(|decided| decided.loaded.unchanged()).collect());
+            }
+            Ok(Appended::Answered { request, answer }) => {
+                // Whoever was answered then may have changed these names.
+                self.forget(&decided);
+                return Err(StoreError::Answered { request, answer: Box::new(Answer::from_json(&answer)?) });
+            }
+            Err(error) => {
+                self.forget(&decided);
+                return Err(error.into());
+            }
+        };
+        let mut place = first;
+        let receipts = decided.into_iter().map(|Decided { loaded, event }| {
+            if event.is_none() {
+                return loaded.unchanged();
+            }
+            let token = PositionToken::new(place, command_id);
+            place = place.next();
+            self.written(loaded, token, recorded_at)
+        });
+        Ok(receipts.collect())
+    }
+
+    /// Keeps what a command with a key was refused with, under its key.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub async fn note(&self, scope: &CommandScope, answer: &Answer) -> Result<(), StoreError> {
+        let keyed = scope.key().map(|key| Keyed { key, answer: answer.to_json() });
+        let unit = Unit { command_id: scope.command_id(), events: vec![], checks: vec![], keyed };
+        match self.committer.append(unit, scope.until()).await? {
+            Appended::Answered { request, answer } => {
+                Err(StoreError::Answered { request, answer: Box::new(Answer::from_json(&answer)?) })
+            }
+            Appended::Noted | Appended::Written { .. } => Ok(()),
+        }
+    }
+
+    /// The receipts of a command that was answered before.
+    ///
+    /// # Errors
+    /// When the log cannot be read, or was rewritten.
+    pub async fn receipts(&self, answer: &Answer) -> Result<Vec<Receipt>, StoreError> {
+        match answer {
+            Answer::Done { command_id, operations } => answer::receipts(&self.log, *command_id, operations).await,
+            Answer::Refused { .. } => Ok(vec![]),
+        }
+    }
+
+    /// A configuration whose event is in the log: it is remembered, and at times written down as a snapshot.
+    fn written(&self, mut loaded: LoadedConfig, token: PositionToken, recorded_at: Moment) -> Receipt {
+        let version = loaded.version + 1;
+        loaded.state.set_version(version);
+        if version.is_multiple_of(snapshot::SNAPSHOT_EVERY) {
+            self.tracked.spawn(snapshot::write(self.log.clone(), loaded.name.clone(), loaded.state.clone()));
+        }
+        let (previous, exists) = (loaded.previous.take(), loaded.state.value().is_some());
+        let state = LoadedConfig::new(loaded.name, loaded.state, token, recorded_at);
+        self.remembered.keep(LoadedConfig { remembered: true, ..state });
+        Receipt { version, token, recorded_at, changed: true, exists, previous }
+    }
+
+    fn forget(&self, decided: &[Decided]) {
+        for Decided { loaded, .. } in decided {
+            self.remembered.forget(&loaded.name);
+        }
+    }
+}
+
+/// The unit of what was decided. A configuration that is not changed must be as it was seen, if others are.
+fn unit(scope: &CommandScope, decided: &[Decided], changes: bool, metadata: &HashMap<String, String>) -> Unit {
+    let command_id = scope.command_id();
+    let metadata = serde_json::to_string(metadata).expect("texts are JSON");
+    let event = |Decided { loaded, event }: &Decided| {
+        event.as_ref().map(|event| NewEvent {
             name: loaded.name.clone(),
-            expected_version,
+            expected_version: loaded.version,
             event_type: event.type_name(),
             payload: event.payload(),
             metadata: metadata.clone(),
-        });
-        let appended = self.committer.append(Unit { command_id, events: events.collect() }, scope.until()).await?;
-        let version = version + last as u64 + 1;
-        let position = shared::position::Position(appended.first.0 + last as u64);
-        let token = PositionToken::new(position, command_id);
-        scope.committed(Receipt {
-            version,
-            token,
-            recorded_at: appended.recorded_at,
-            changed: true,
-            previous: loaded.previous,
-        });
-        loaded.state.set_version(version);
-        if version.is_multiple_of(snapshot::SNAPSHOT_EVERY) {
-            self.tracked.spawn(snapshot::write(self.pool.clone(), loaded.name, loaded.state));
+        })
+    };
+    let check = |Decided { loaded, event }: &Decided| {
+        (changes && event.is_none()).then(|| Check { name: loaded.name.clone(), version: loaded.version })
+    };
+    let mut place = Position::ZERO;
+    let receipts = decided.iter().map(|Decided { loaded, event }| match event {
+        None => loaded.clone().unchanged(),
+        Some(_) => {
+            place = place.next();
+            let token = PositionToken::new(place, command_id);
+            let (version, exists) = (loaded.version + 1, loaded.state.value().is_some());
+            Receipt { version, token, recorded_at: loaded.recorded_at, changed: true, exists, previous: None }
         }
-        Ok(())
+    });
+    let receipts: Vec<_> = receipts.collect();
+    Unit {
+        command_id,
+        events: decided.iter().filter_map(event).collect(),
+        checks: decided.iter().filter_map(check).collect(),
+        keyed: scope.key().map(|key| Keyed { key, answer: Answer::done(command_id, &receipts).to_json() }),
     }
 }
 
@@ -144,18 +338,17 @@ impl EventStore<ConfigValue> for ConfigEventStore {
     type AC = LoadedConfig;
 
     async fn load_events(&self, name: &str) -> Result<Vec<EventEnvelope<ConfigValue>>, AggregateError<Refusal>> {
-        let events = load::load_events(&self.pool, name).await.map_err(into_aggregate_error)?;
+        let events = load::load_events(&self.log, name).await.map_err(into_aggregate_error)?;
         Ok(events)
     }
 
     async fn load_aggregate(&self, name: &str) -> Result<LoadedConfig, AggregateError<Refusal>> {
-        let name = ConfigName::stored(name);
-        let load = load::load(&self.pool, &name);
-        let Some(scope) = CommandScope::current() else { return load.await.map_err(into_aggregate_error) };
-        let loaded = timeout_at(scope.until(), load).await.unwrap_or(Err(StoreError::Late));
-        let loaded = loaded.map_err(into_aggregate_error)?;
-        scope.loaded(loaded.token);
-        Ok(loaded)
+        let loaded = async {
+            let scope = CommandScope::current().ok_or(StoreError::NoScope)?;
+            let loaded = self.load(&scope, vec![ConfigName::stored(name)]).await?;
+            loaded.into_iter().next().ok_or(StoreError::Late)
+        };
+        loaded.await.map_err(into_aggregate_error)
     }
 
     async fn commit(
@@ -165,7 +358,16 @@ impl EventStore<ConfigValue> for ConfigEventStore {
         metadata: HashMap<String, String>,
     ) -> Result<Vec<EventEnvelope<ConfigValue>>, AggregateError<Refusal>> {
         let (name, first) = (loaded.name.to_string(), usize::try_from(loaded.version).unwrap_or(usize::MAX) + 1);
-        self.append(loaded, &events, &metadata).await.map_err(into_aggregate_error)?;
+        let committed = async {
+            let scope = CommandScope::current().ok_or(StoreError::NoScope)?;
+            // A command leads to one event at most.
+            let decided = Decided { loaded, event: events.first().cloned() };
+            for receipt in self.append(&scope, vec![decided], &metadata).await? {
+                scope.committed(receipt);
+            }
+            Ok(())
+        };
+        committed.await.map_err(into_aggregate_error)?;
         let envelopes = events.into_iter().zip(first..).map(|(payload, sequence)| EventEnvelope {
             aggregate_id: name.clone(),
             sequence,

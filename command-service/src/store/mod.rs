@@ -1,17 +1,30 @@
-//! The event store behind the framework: loads by one statement, commits through the committer.
+//! The event store behind the framework: loads in groups, commits in groups.
 //!
 //! ```text
-//! load ─► (aggregate decides) ─► committer ─► append_events()      snapshot: every 64 events, off the path
+//! cache, loader ─► load ─► (aggregate decides) ─► committer ─► append ─► append_events()
+//!                                          answer (idempotency keys) ─┘     └► snapshot: every 64 events, off the path
 //! ```
 
+mod cache;
+mod load;
+mod loader;
+mod past;
+
+mod answer;
 mod append;
 mod committer;
+
 mod event_store;
-mod load;
 mod receipt;
+
+mod keys;
 mod snapshot;
 
-pub use append::{NewEvent, Unit};
-pub use committer::{AppendError, Appended, Committer, Handle as CommitterHandle, Options as CommitterOptions};
-pub use event_store::{ConfigEventStore, LoadedConfig, StoreError};
-pub use receipt::{CommandScope, Receipt};
+pub use answer::Answer;
+pub use append::{Appended, Check, IdempotencyKey, Keyed, NewEvent, Unit};
+pub use committer::{AppendError, Committer, Handle as CommitterHandle, Options as CommitterOptions};
+pub use event_store::{ConfigEventStore, Decided, LoadedConfig, StoreError};
+pub use keys::sweep;
+pub use loader::{Handle as LoaderHandle, LANES, Lane, Loader};
+pub use past::{Former, Past};
+pub use receipt::{CommandScope, Freshness, Receipt};

@@ -6,6 +6,8 @@ use shared::{moment::Moment, position::PositionToken, value::ConfigJson};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::append::IdempotencyKey;
+
 /// Where a command stands in the log.
 #[derive(Clone, Debug)]
 pub struct Receipt {
@@ -17,6 +19,8 @@ pub struct Receipt {
     pub recorded_at: Moment,
     /// Whether this command wrote that event; if not, it changed nothing.
     pub changed: bool,
+    /// Whether there is a value now, which the version names.
+    pub exists: bool,
     /// The value before; `None` when there was none.
     pub previous: Option<ConfigJson>,
 }
@@ -29,12 +33,24 @@ pub struct CommandScope(Arc<Inner>);
 struct Inner {
     command_id: Uuid,
     until: Instant,
+    key: Option<IdempotencyKey>,
+    freshness: Freshness,
     found: Mutex<Found>,
 }
 
-#[derive(Debug)]
+/// What a decision may rest on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// Also on what this process remembers: an append verifies it. Enough to say yes.
+    Remembered,
+    /// Only on what was loaded for it: to say no, or that nothing changes.
+    Loaded,
+}
+
+#[derive(Debug, Default)]
 struct Found {
-    decided_at: PositionToken,
+    decided_at: Option<PositionToken>,
+    remembered: bool,
     receipt: Option<Receipt>,
 }
 
@@ -45,9 +61,8 @@ tokio::task_local! {
 impl CommandScope {
     /// Of a command with this identity, that is to be done, or given up, by `until`.
     #[must_use]
-    pub fn new(command_id: Uuid, until: Instant) -> Self {
-        let found = Found { decided_at: PositionToken::ZERO, receipt: None };
-        Self(Arc::new(Inner { command_id, until, found: Mutex::new(found) }))
+    pub fn new(command_id: Uuid, until: Instant, key: Option<IdempotencyKey>, freshness: Freshness) -> Self {
+        Self(Arc::new(Inner { command_id, until, key, freshness, found: Mutex::default() }))
     }
 
     /// Runs the command in this scope.
@@ -73,10 +88,28 @@ impl CommandScope {
         self.0.until
     }
 
+    /// The key that it came with.
+    #[must_use]
+    pub fn key(&self) -> Option<IdempotencyKey> {
+        self.0.key
+    }
+
+    /// What it may be decided on.
+    #[must_use]
+    pub fn freshness(&self) -> Freshness {
+        self.0.freshness
+    }
+
     /// The place of the last event that the decision rests on.
     #[must_use]
     pub fn decided_at(&self) -> PositionToken {
-        self.found().decided_at
+        self.found().decided_at.unwrap_or(PositionToken::ZERO)
+    }
+
+    /// Whether the decision rests on what this process remembers.
+    #[must_use]
+    pub fn is_remembered(&self) -> bool {
+        self.found().remembered
     }
 
     /// What the command did, once it was committed.
@@ -85,8 +118,9 @@ impl CommandScope {
         self.found().receipt.clone()
     }
 
-    pub(super) fn loaded(&self, at: PositionToken) {
-        self.found().decided_at = at;
+    pub(super) fn loaded(&self, at: PositionToken, remembered: bool) {
+        let mut found = self.found();
+        (found.decided_at, found.remembered) = (Some(at), remembered);
     }
 
     pub(super) fn committed(&self, receipt: Receipt) {

@@ -2,13 +2,16 @@
 
 use async_trait::async_trait;
 use cqrs_es::{EventEnvelope, Query};
-use shared::name::ConfigName;
+use shared::{event::ConfigValueEvent, name::ConfigName};
 
 use super::{Handle, Update};
-use crate::{domain::ConfigValue, store::CommandScope};
+use crate::{
+    domain::ConfigValue,
+    store::{CommandScope, Receipt},
+};
 
-/// Hands each committed event to the worker, or counts it as dropped.
-#[derive(Debug)]
+/// Hands each committed event to the worker, or counts it as dropped. Cheap to clone.
+#[derive(Clone, Debug)]
 pub struct UpdateNotifier {
     worker: Handle,
 }
@@ -19,6 +22,12 @@ impl UpdateNotifier {
     pub fn new(worker: Handle) -> Self {
         Self { worker }
     }
+
+    /// Tells of one event, and of what was there before it.
+    pub fn tell(&self, name: ConfigName, event: &ConfigValueEvent, receipt: &Receipt) {
+        let (old_value, new_value) = (receipt.previous.clone(), event.value().cloned());
+        self.worker.notify(Update { name, old_value, new_value, recorded_at: receipt.recorded_at });
+    }
 }
 
 #[async_trait]
@@ -26,17 +35,8 @@ impl Query<ConfigValue> for UpdateNotifier {
     async fn dispatch(&self, name: &str, events: &[EventEnvelope<ConfigValue>]) {
         // The framework does not say what was there before and when it changed; the command's scope does.
         let Some(receipt) = CommandScope::current().and_then(|scope| scope.receipt()) else { return };
-        let mut old_value = receipt.previous;
         for event in events {
-            let new_value = event.payload.value().cloned();
-            let name = ConfigName::stored(name);
-            self.worker.notify(Update {
-                name,
-                old_value,
-                new_value: new_value.clone(),
-                recorded_at: receipt.recorded_at,
-            });
-            old_value = new_value;
+            self.tell(ConfigName::stored(name), &event.payload, &receipt);
         }
     }
 }

@@ -20,11 +20,27 @@ pub async fn read_json<T: DeserializeOwned>(
     limit: usize,
     example: &str,
 ) -> Result<T, Problem> {
+    parse_json(&read_body(headers, body, limit, example).await?, example)
+}
+
+/// Its first half: the bytes, which say that they are JSON.
+///
+/// # Errors
+/// 415 for another content type, 413 over the limit, 400 for a body that is cut off or missing.
+pub async fn read_body(headers: &HeaderMap, body: Body, limit: usize, example: &str) -> Result<Bytes, Problem> {
     check_content_type(headers, example)?;
     let bytes = read(body, limit).await?;
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(Problem::bad_request("missing-body", format!("The body is missing; send {example}.")));
     }
+    Ok(bytes)
+}
+
+/// Its second half: what they mean.
+///
+/// # Errors
+/// 400 for what is no JSON, or not this.
+pub fn parse_json<T: DeserializeOwned>(bytes: &[u8], example: &str) -> Result<T, Problem> {
     // A derived struct would take an array of its fields as well.
     if bytes.trim_ascii_start().starts_with(b"[") {
         return Err(Problem::bad_request(
@@ -32,7 +48,7 @@ pub async fn read_json<T: DeserializeOwned>(
             format!("The body is an array, not an object; send {example}."),
         ));
     }
-    serde_json::from_slice(&bytes).map_err(|error| {
+    serde_json::from_slice(bytes).map_err(|error| {
         let detail = format!("The body is not what is expected here: {error}. Send {example}.");
         let code = if error.is_data() { "invalid-body" } else { "malformed-json" };
         Problem::bad_request(code, detail)

@@ -129,6 +129,22 @@ pub struct LimitArgs {
     #[arg(long, env = "MAX_VALUE_BYTES", default_value_t = DEFAULT_MAX_VALUE_BYTES, value_name = "BYTES",
           value_parser = RangedU64ValueParser::<usize>::new().range(1..=LARGEST_MAX_VALUE_BYTES))]
     pub max_value_bytes: usize,
+
+    /// How long a request may be repeated under its Idempotency-Key, in hours, 1 to 720; example: 72
+    #[arg(long, env = "IDEMPOTENCY_KEY_HOURS", default_value_t = 24, value_name = "HOURS",
+          value_parser = clap::value_parser!(u64).range(1..=720))]
+    pub idempotency_key_hours: u64,
+}
+
+/// How long answers are kept under their idempotency keys when nothing else is said.
+pub const DEFAULT_KEY_LIFETIME: Duration = Duration::from_hours(24);
+
+impl LimitArgs {
+    /// How long answers are kept under their idempotency keys.
+    #[must_use]
+    pub fn key_lifetime(&self) -> Duration {
+        Duration::from_hours(self.idempotency_key_hours)
+    }
 }
 
 #[cfg(test)]

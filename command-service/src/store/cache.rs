@@ -1,0 +1,40 @@
+//! What the process remembers of configurations, so that the next write of one need not load it. One rule: the cache may say
+//! yes, because the append verifies it; never no.
+
+use moka::sync::Cache;
+use shared::name::ConfigName;
+
+use super::event_store::LoadedConfig;
+
+/// Most that is remembered, in bytes of names and values and what surrounds them.
+const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// What surrounds a value, in bytes, about.
+const ENTRY_BYTES: usize = 400;
+
+/// The cache; cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Remembered(Cache<ConfigName, LoadedConfig>);
+
+impl Remembered {
+    pub(super) fn new() -> Self {
+        let weight = |name: &ConfigName, loaded: &LoadedConfig| {
+            u32::try_from(name.len() + loaded.bytes() + ENTRY_BYTES).unwrap_or(u32::MAX)
+        };
+        Self(Cache::builder().max_capacity(CACHE_BYTES).weigher(weight).build())
+    }
+
+    /// The names' states, when all are remembered.
+    pub(super) fn all(&self, names: &[ConfigName]) -> Option<Vec<LoadedConfig>> {
+        names.iter().map(|name| self.0.get(name)).collect()
+    }
+
+    pub(super) fn keep(&self, loaded: LoadedConfig) {
+        self.0.insert(loaded.name().clone(), loaded);
+    }
+
+    /// It is, or may be, out of date.
+    pub(super) fn forget(&self, name: &ConfigName) {
+        self.0.invalidate(name);
+    }
+}

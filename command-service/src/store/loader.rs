@@ -1,0 +1,207 @@
+//! Loading, grouped as commits are: what waits while a statement is under way is loaded by the next, so that the first writes
+//! to many names cost no round trip each.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use shared::{
+    backoff::Backoff,
+    database::{Meaning, meaning},
+    name::ConfigName,
+    telemetry::Chain,
+};
+use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
+use tokio::{
+    sync::{Mutex, mpsc, oneshot},
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    event_store::{LoadedConfig, StoreError},
+    load,
+};
+
+/// Statements that are under way at once, each on a connection of its own: a name with a long history holds up one of them.
+pub const LANES: usize = 4;
+
+/// Most names in one statement. A batch's names are always loaded by one, so that they are of one state.
+const GROUP_NAMES: usize = 256;
+
+/// Most loads that wait; one for each write under way.
+const QUEUE: usize = 4096;
+
+/// Longest that one statement may take; longer than the server's own bound.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(35);
+
+/// How long a connection that worked is taken to work.
+const TRUSTED: Duration = Duration::from_secs(1);
+
+/// The names of one command.
+struct Wanted {
+    names: Vec<ConfigName>,
+    until: Instant,
+    answer: oneshot::Sender<Result<Vec<LoadedConfig>, StoreError>>,
+}
+
+/// Through which commands load; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle(mpsc::Sender<Wanted>);
+
+impl Handle {
+    /// Loads the names, all as they were at one moment, after the call. While the database is away it is tried until `until`.
+    ///
+    /// # Errors
+    /// When it cannot be read, or not in time.
+    pub async fn load(&self, names: Vec<ConfigName>, until: Instant) -> Result<Vec<LoadedConfig>, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let wanted = Wanted { names, until, answer };
+        self.0.send(wanted).await.map_err(|_| StoreError::Late)?;
+        timeout_at(until, answered).await.ok().and_then(Result::ok).unwrap_or(Err(StoreError::Late))
+    }
+}
+
+/// What waits, and what was taken and did not fit.
+struct Queue {
+    incoming: mpsc::Receiver<Wanted>,
+    held_back: Option<Wanted>,
+}
+
+impl Queue {
+    /// What waits, as long as it fits and no name comes twice; `None` at the end.
+    async fn next(&mut self) -> Option<Vec<Wanted>> {
+        let first = match self.held_back.take() {
+            Some(held_back) => held_back,
+            None => self.incoming.recv().await?,
+        };
+        let mut names: HashSet<_> = first.names.iter().cloned().collect();
+        let mut group = vec![first];
+        while let Ok(next) = self.incoming.try_recv() {
+            if names.len() + next.names.len() > GROUP_NAMES || next.names.iter().any(|name| names.contains(name)) {
+                self.held_back = Some(next);
+                break;
+            }
+            names.extend(next.names.iter().cloned());
+            group.push(next);
+        }
+        Some(group)
+    }
+}
+
+/// The loader; run each of its lanes in a task.
+pub struct Loader {
+    database: PgConnectOptions,
+    queue: Arc<Mutex<Queue>>,
+}
+
+impl std::fmt::Debug for Loader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loader").finish_non_exhaustive()
+    }
+}
+
+impl Loader {
+    /// A loader over this log, and the handle to it.
+    #[must_use]
+    pub fn new(database: PgConnectOptions) -> (Self, Handle) {
+        let (sender, incoming) = mpsc::channel(QUEUE);
+        let queue = Arc::new(Mutex::new(Queue { incoming, held_back: None }));
+        // Look-ups by index whatever the statistics say: these plans live as long as their sessions.
+        let database = database.options([("enable_seqscan", "off"), ("enable_bitmapscan", "off"), ("jit", "off")]);
+        (Self { database, queue }, Handle(sender))
+    }
+
+    /// The lanes that share the queue.
+    pub fn lanes(self) -> impl Iterator<Item = Lane> {
+        let lane = move |_| Lane { database: self.database.clone(), queue: Arc::clone(&self.queue), connection: None };
+        (0..LANES).map(lane)
+    }
+}
+
+/// Loads one group after the other.
+pub struct Lane {
+    database: PgConnectOptions,
+    queue: Arc<Mutex<Queue>>,
+    connection: Option<(PgConnection, Instant)>,
+}
+
+impl std::fmt::Debug for Lane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lane").finish_non_exhaustive()
+    }
+}
+
+impl Lane {
+    /// Loads what comes until `stop`. Commands that still wait then are at their end too.
+    ///
+    /// # Errors
+    /// Never: the type is that of critical tasks.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), std::convert::Infallible> {
+        loop {
+            let queue = Arc::clone(&self.queue);
+            let next = async move { queue.lock().await.next().await };
+            let Some(Some(group)) = stop.run_until_cancelled(next).await else { return Ok(()) };
+            self.load(group).await;
+        }
+    }
+
+    /// Loads a group and answers everybody. Reading is safe to repeat.
+    async fn load(&mut self, mut group: Vec<Wanted>) {
+        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+        loop {
+            // Who no longer waits needs no answer.
+            group.retain(|wanted| wanted.until > Instant::now() && !wanted.answer.is_closed());
+            if group.is_empty() {
+                return;
+            }
+            let names: Vec<_> = group.iter().flat_map(|wanted| &wanted.names).collect();
+            match self.attempt(&names).await {
+                Ok(rows) => return answer(group, rows),
+                Err(error) if is_away(&error) => {
+                    tracing::warn!(error = %Chain(&error), names = names.len(), "Configurations could not be loaded; trying again");
+                    tokio::time::sleep(backoff.next_wait()).await;
+                }
+                Err(error) => {
+                    let error = Arc::new(error);
+                    for wanted in group {
+                        let _gone = wanted.answer.send(Err(StoreError::Load(Arc::clone(&error))));
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn attempt(&mut self, names: &[&ConfigName]) -> Result<Vec<Vec<load::Row>>, sqlx::Error> {
+        let mut connection = self.connected().await?;
+        let rows = bounded(load::rows(&mut connection, names)).await?;
+        self.connection = Some((connection, Instant::now()));
+        Ok(rows)
+    }
+
+    async fn connected(&mut self) -> Result<PgConnection, sqlx::Error> {
+        if let Some((mut connection, used)) = self.connection.take()
+            && (used.elapsed() < TRUSTED || bounded(connection.ping()).await.is_ok())
+        {
+            return Ok(connection);
+        }
+        bounded(self.database.connect()).await
+    }
+}
+
+/// The server may be there, or another one, a moment later.
+fn is_away(error: &sqlx::Error) -> bool {
+    meaning(error) == Meaning::ConnectionLost
+}
+
+fn answer(group: Vec<Wanted>, rows: Vec<Vec<load::Row>>) {
+    let mut rows = rows.into_iter();
+    for Wanted { names, answer, .. } in group {
+        let loaded = names.into_iter().zip(&mut rows).map(|(name, rows)| load::fold(name, rows)).collect();
+        let _gone = answer.send(loaded);
+    }
+}
+
+async fn bounded<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    let late = || sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer within the limit"));
+    timeout(ATTEMPT_LIMIT, work).await.unwrap_or_else(|_| Err(late()))
+}
