@@ -232,7 +232,7 @@ fn answer(headers: &HeaderMap, operations: &[Operation], done: &Done) -> Respons
         let last = done.receipts.iter().max_by_key(|receipt| receipt.token.position);
         Json(BatchAnswer {
             position: last.map_or(Position::ZERO, |last| last.token.position),
-            recorded_at: last.map(|last| last.recorded_at),
+            recorded_at: last.filter(|last| last.version > 0).map(|last| last.recorded_at),
             changed: done.receipts.iter().any(|receipt| receipt.changed),
             operations: operations
                 .iter()

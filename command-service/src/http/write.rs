@@ -46,8 +46,8 @@ pub(super) struct Written<'a> {
     version: u64,
     /// Of the event that gave it this version.
     position: Position,
-    /// When that was.
-    recorded_at: Moment,
+    /// When that was; `None` of a name that was never written.
+    recorded_at: Option<Moment>,
     /// Whether this request wrote that event.
     changed: bool,
 }
@@ -55,6 +55,7 @@ pub(super) struct Written<'a> {
 impl<'a> Written<'a> {
     pub(super) fn new(name: &'a ConfigName, receipt: &Receipt) -> Self {
         let Receipt { version, token, recorded_at, changed, .. } = *receipt;
+        let recorded_at = (version > 0).then_some(recorded_at);
         Self { name, version, position: token.position, recorded_at, changed }
     }
 }
