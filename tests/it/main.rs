@@ -6,6 +6,7 @@ mod committer;
 mod conditional;
 mod contract;
 mod crash;
+mod docs;
 mod log_order;
 mod process;
 mod replicas;

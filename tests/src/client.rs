@@ -58,6 +58,12 @@ impl Client {
         Self { http: reqwest::Client::new(), base: base.to_owned() }
     }
 
+    /// Where it is, such as `http://127.0.0.1:4000`.
+    #[must_use]
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
     /// A name as it stands in a path.
     #[must_use]
     pub fn encode(name: &str) -> String {
