@@ -1,0 +1,104 @@
+//! What to run, for how long, and where.
+
+use std::{num::NonZeroU32, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::workload::Family;
+
+/// Config API beside etcd, on one machine, in one run.
+#[derive(Debug, Parser)]
+#[command(name = "bench", version, flatten_help = true)]
+pub(crate) struct Cli {
+    /// What to measure.
+    #[command(subcommand)]
+    pub(crate) task: Task,
+}
+
+/// What can be measured.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Task {
+    /// Durable writes: a throw-away Config API and, when it is installed, a throw-away etcd, in turns.
+    Writes(Writes),
+}
+
+/// Settings of `writes`.
+#[derive(Args, Debug)]
+pub(crate) struct Writes {
+    /// What to run, comma-separated
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Family::ALL)]
+    pub(crate) workloads: Vec<Family>,
+
+    /// Numbers of clients that `put` is run with, comma-separated
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64, 256], value_parser = clap::value_parser!(u16).range(1..=2000))]
+    pub(crate) clients: Vec<u16>,
+
+    /// How long one side is measured in one round
+    #[arg(long, default_value = "5", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    seconds: u64,
+
+    /// How long it runs before that, unmeasured, in each round; in seconds
+    #[arg(long, default_value = "1", value_parser = clap::value_parser!(u64).range(0..=3600))]
+    warm_up: u64,
+
+    /// How often both sides are measured, in turns
+    #[arg(long, default_value = "5")]
+    pub(crate) rounds: NonZeroU32,
+
+    /// Most HTTP/2 connections to etcd, which the clients share evenly; 0: one for each client
+    #[arg(long, default_value_t = crate::etcd::BEST_CONNECTIONS, value_name = "CONNECTIONS")]
+    pub(crate) etcd_connections: u16,
+
+    /// Write every number to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+
+    /// Write plots (SVG) into this directory
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) plots: Option<PathBuf>,
+
+    /// Where both keep their data, in a new directory that is removed at the end: on a disk, not in memory
+    #[arg(long, default_value = "/var/tmp", value_name = "DIRECTORY")]
+    pub(crate) dir: PathBuf,
+
+    /// The config-api to measure [default: the one beside this program]
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) config_api: Option<PathBuf>,
+
+    /// The etcd to compare with [default: the one in PATH, if any]
+    #[arg(long, env = "ETCD_BIN", value_name = "PROGRAM")]
+    pub(crate) etcd: Option<PathBuf>,
+
+    /// Measure Config API alone
+    #[arg(long, conflicts_with = "etcd")]
+    pub(crate) no_etcd: bool,
+}
+
+impl Writes {
+    /// How long one side is measured in one round.
+    pub(crate) fn measured(&self) -> Duration {
+        Duration::from_secs(self.seconds)
+    }
+
+    /// How long it runs before that.
+    pub(crate) fn warm_up(&self) -> Duration {
+        Duration::from_secs(self.warm_up)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_settings_are_consistent_and_their_help_names_every_workload() {
+        Cli::command().debug_assert();
+        let help = Cli::command().render_help().to_string();
+        for family in Family::ALL {
+            let name = clap::ValueEnum::to_possible_value(&family).unwrap();
+            assert!(help.contains(name.get_name()), "{help}");
+        }
+    }
+}
