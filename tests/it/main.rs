@@ -2,6 +2,7 @@
 
 mod append;
 mod bad_input;
+mod check;
 mod committer;
 mod conditional;
 mod contract;
