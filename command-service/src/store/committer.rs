@@ -20,7 +20,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::append::{Appended, Outcome, Unit, append};
+use super::{
+    append::{Appended, Outcome, Unit, append},
+    outage::Outage,
+};
 
 /// SQLSTATEs of an append that may succeed at another time, and has not been carried out: the lock was not granted in time;
 /// somebody cancelled the statement.
@@ -127,6 +130,7 @@ pub struct Committer {
     options: Options,
     database: PgConnectOptions,
     connection: Option<(PgConnection, Instant)>,
+    outage: Outage,
     /// Taken from the queue, but touches a name of the group before it.
     held_back: Option<Waiting>,
 }
@@ -143,7 +147,10 @@ impl Committer {
     pub fn new(database: PgConnectOptions, options: Options) -> (Self, Handle) {
         let (sender, queue) = mpsc::channel(options.queue_units);
         let room = Arc::new(Semaphore::new(usize::try_from(options.queue_bytes).unwrap_or(usize::MAX)));
-        (Self { queue, options, database, connection: None, held_back: None }, Handle { queue: sender, room })
+        (
+            Self { queue, options, database, connection: None, outage: Outage::default(), held_back: None },
+            Handle { queue: sender, room },
+        )
     }
 
     /// Appends what comes until `stop`; then what is queued, and ends.
@@ -198,6 +205,9 @@ impl Committer {
             let Some(mut group) = still_wanted(group, perhaps_written) else { continue };
             let failure = match self.attempt(&group).await {
                 Ok(outcomes) => {
+                    if let Some(away) = self.outage.over() {
+                        tracing::info!("Appends get through again after {} ms", away.as_millis());
+                    }
                     answer(group, outcomes);
                     continue;
                 }
@@ -232,8 +242,10 @@ impl Committer {
         }
     }
 
-    async fn tell_and_wait(&self, failure: &Failure, units: usize, backoff: &mut Backoff) {
-        tracing::warn!(error = %Chain(&failure.error), units, "An append did not get through; trying again");
+    async fn tell_and_wait(&mut self, failure: &Failure, units: usize, backoff: &mut Backoff) {
+        if self.outage.failed() {
+            tracing::warn!(error = %Chain(&failure.error), units, "An append did not get through; trying again");
+        }
         tokio::time::sleep(backoff.next_wait()).await;
     }
 

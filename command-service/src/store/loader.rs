@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     event_store::{LoadedConfig, StoreError},
     load,
+    outage::Outage,
 };
 
 /// Statements that are under way at once, each on a connection of its own: a name with a long history holds up one of them.
@@ -112,7 +113,12 @@ impl Loader {
 
     /// The lanes that share the queue.
     pub fn lanes(self) -> impl Iterator<Item = Lane> {
-        let lane = move |_| Lane { database: self.database.clone(), queue: Arc::clone(&self.queue), connection: None };
+        let lane = move |_| Lane {
+            database: self.database.clone(),
+            queue: Arc::clone(&self.queue),
+            connection: None,
+            outage: Outage::default(),
+        };
         (0..LANES).map(lane)
     }
 }
@@ -122,6 +128,7 @@ pub struct Lane {
     database: PgConnectOptions,
     queue: Arc<Mutex<Queue>>,
     connection: Option<(PgConnection, Instant)>,
+    outage: Outage,
 }
 
 impl std::fmt::Debug for Lane {
@@ -155,9 +162,16 @@ impl Lane {
             }
             let names: Vec<_> = group.iter().flat_map(|wanted| &wanted.names).collect();
             match self.attempt(&names).await {
-                Ok(rows) => return answer(group, rows),
+                Ok(rows) => {
+                    if let Some(away) = self.outage.over() {
+                        tracing::info!("Configurations can be loaded again after {} ms", away.as_millis());
+                    }
+                    return answer(group, rows);
+                }
                 Err(error) if is_away(&error) => {
-                    tracing::warn!(error = %Chain(&error), names = names.len(), "Configurations could not be loaded; trying again");
+                    if self.outage.failed() {
+                        tracing::warn!(error = %Chain(&error), names = names.len(), "Configurations could not be loaded; trying again");
+                    }
                     tokio::time::sleep(backoff.next_wait()).await;
                 }
                 Err(error) => {

@@ -18,6 +18,7 @@ mod event_store;
 mod receipt;
 
 mod keys;
+mod outage;
 mod snapshot;
 
 pub use answer::Answer;
