@@ -16,11 +16,13 @@ use markdown::{Block, blocks, links, log_lines, slugs};
 use shell::{Shell, chunks};
 
 /// Blocks that no test runs: the document, how the block begins, and why.
-const NOT_RUN: [(&str, &str, &str); 7] = [
+const NOT_RUN: [(&str, &str, &str); 9] = [
     ("README.md", "./dev up", "would serve until somebody stops it; tests/dev/run tests it"),
     ("README.md", "createdb config_api", "is about the reader's own Postgres"),
     ("README.md", "cargo build --release", "takes minutes, and is about the reader's own Postgres"),
     ("CONTRIBUTING.md", "./dev up", "would serve until somebody stops it; the others are what runs this test"),
+    ("bench/README.md", "./dev bench", "takes ten minutes"),
+    ("docs/PERFORMANCE.md", "apt-get install etcd-server", "takes ten minutes"),
     ("docs/RUNBOOK.md", "sudo systemctl restart", "is about the reader's own units"),
     ("docs/RUNBOOK.md", "db() { program", "is about the reader's own Postgres"),
     ("docs/RUNBOOK.md", "./dev check https://", "is about the reader's own hosts"),
@@ -138,7 +140,7 @@ fn not_run(document: &str, block: &Block) -> Option<&'static (&'static str, &'st
 /// The documents, by their paths from the root.
 fn documents() -> Vec<String> {
     let mut found = vec![];
-    for folder in ["", "docs", "docs/adr", "migrations"] {
+    for folder in ["", "bench", "docs", "docs/adr", "migrations"] {
         for entry in fs::read_dir(root().join(folder)).expect("a folder of the repository") {
             let name = entry.expect("it is read").file_name().into_string().expect("names are UTF-8");
             if Path::new(&name).extension().is_some_and(|extension| extension == "md") {

@@ -32,7 +32,7 @@ pub(crate) fn program(given: Option<&PathBuf>) -> Result<PathBuf, BoxError> {
     }
 }
 
-/// Starts it: the settings are its defaults, the log (level `info`, a line or two for each write) goes into a file.
+/// Starts it: the settings are its defaults, the log (level `info`, three lines for each write) goes into a file.
 pub(crate) fn start(program: &Path, directory: &Path) -> Result<Server, BoxError> {
     let mut command = Command::new(program);
     command.args(["--listen", "127.0.0.1:0", "--data-dir"]).arg(directory.join("config-api"));
