@@ -10,12 +10,15 @@ use shared::{
     BoxError, database,
     http::server,
     schema,
-    settings::{self, usage},
+    settings::{self, Defaults, usage},
     shutdown, telemetry,
 };
 
 fn main() -> ExitCode {
-    let cli = match settings::parse::<Cli>(&[("listen", DEFAULT_LISTEN.to_owned())]) {
+    let cli = match settings::parse::<Cli>(&Defaults {
+        given: vec![("listen", DEFAULT_LISTEN.to_owned())],
+        worked_out: vec![],
+    }) {
         Ok(cli) => cli,
         Err(code) => return code,
     };
@@ -34,9 +37,16 @@ fn run(cli: &Cli) -> Result<(), BoxError> {
             let url = migrate_database_url.as_ref().or(cli.serve.database_url.as_ref());
             let options =
                 database::connect_options(url.ok_or_else(|| usage(database::NoDatabase))?, "migrate").map_err(usage)?;
-            schema::migrate_at(&options, *create_roles, cli.serve.start.database_wait()).await?;
-            tracing::info!("The schema is at version {}", schema::version());
-            return Ok(());
+            let migrated = schema::migrate_at(&options, *create_roles, cli.serve.start.database_wait());
+            return match shutdown.run_until_cancelled(migrated).await {
+                Some(migrated) => {
+                    migrated?;
+                    tracing::info!("The schema is at version {}", schema::version());
+                    Ok(())
+                }
+                // What is under way is rolled back when its connection ends.
+                None => Err("stopped before the schema was migrated; run it again".into()),
+            };
         }
         let (config, address) = Config::from_args(&cli.serve)?;
         let listener = server::bind(address).await?;

@@ -149,7 +149,7 @@ impl Cluster {
             run.child.signal(Signal::SIGINT);
             if timeout(FAST_LIMIT, run.child.ended()).await.is_ok() {
                 tracing::info!("Postgres has stopped");
-                return Ok(());
+                return self.directory.end_in_order();
             }
             tracing::warn!(limit_seconds = FAST_LIMIT.as_secs(), "Postgres does not stop in time, stopping it at once");
         }
@@ -171,6 +171,7 @@ impl Cluster {
         }
         leftovers::stop(&self.directory).await?;
         report_recovery(&self.directory, &self.binaries).await;
+        self.directory.begin_again()?;
         let child = postmaster::start(&self.directory, &self.binaries, &self.options, self.port).await?;
         self.run.send_replace(Run::new(child));
         Ok(())

@@ -4,7 +4,7 @@
 //! root writes; only the cluster and the password file are given to it.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -59,6 +59,16 @@ impl Directory {
 
     pub(crate) fn cluster(&self) -> PathBuf {
         cluster_in(&self.path)
+    }
+
+    /// Writes down that the run ended in order; the lock stays held.
+    pub(crate) fn end_in_order(&self) -> Result<(), Error> {
+        self.lock.set_len(0).map_err(Error::data_dir("write", &self.path.join("lock")))
+    }
+
+    /// Writes down that there is a run again.
+    pub(crate) fn begin_again(&self) -> Result<(), Error> {
+        sign(&self.lock).map_err(Error::data_dir("write", &self.path.join("lock")))
     }
 
     /// Where a cluster is while it is being made.
@@ -150,9 +160,16 @@ fn lock(data_dir: &Path, file: &Path) -> Result<Flock<File>, Error> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
     match Flock::lock(options.open(file).map_err(failed())?, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => {
-            let pid = std::process::id();
-            lock.set_len(0).and_then(|()| writeln!(&*lock, "{pid}")).map_err(failed())?;
+        Ok(mut lock) => {
+            let mut last = String::new();
+            lock.read_to_string(&mut last).map_err(failed())?;
+            if !last.trim().is_empty() {
+                let (pid, data_dir) = (last.trim(), data_dir.display());
+                tracing::warn!(
+                    "The last run on {data_dir} (pid {pid}) did not end in order; what it acknowledged is there"
+                );
+            }
+            sign(&lock).map_err(failed())?;
             Ok(lock)
         }
         Err((mut held, Errno::EWOULDBLOCK)) => {
@@ -162,6 +179,13 @@ fn lock(data_dir: &Path, file: &Path) -> Result<Flock<File>, Error> {
         }
         Err((_, errno)) => Err(failed()(errno.into())),
     }
+}
+
+/// Writes down who holds the lock.
+fn sign(mut lock: &File) -> std::io::Result<()> {
+    lock.set_len(0)?;
+    lock.rewind()?;
+    writeln!(lock, "{}", std::process::id())
 }
 
 #[cfg(test)]

@@ -9,12 +9,15 @@ use query_service::{
 use shared::{
     BoxError,
     http::server,
-    settings::{self, usage},
+    settings::{self, Defaults, usage},
     shutdown, telemetry,
 };
 
 fn main() -> ExitCode {
-    let args = match settings::parse::<Args>(&[("listen", DEFAULT_LISTEN.to_owned())]) {
+    let args = match settings::parse::<Args>(&Defaults {
+        given: vec![("listen", DEFAULT_LISTEN.to_owned())],
+        worked_out: vec![],
+    }) {
         Ok(args) => args,
         Err(code) => return code,
     };

@@ -8,7 +8,9 @@ use sqlx::{
 };
 use tokio::time::{Instant, timeout};
 
-use crate::{backoff::Backoff, telemetry::Chain};
+use url::Url;
+
+use crate::{BoxError, backoff::Backoff, telemetry::Chain};
 
 /// Longest wait for a connection from a pool; then the request gets 503.
 pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,10 +27,38 @@ pub const STARTUP_WAIT: Duration = Duration::from_secs(60);
 /// Longest that one attempt to connect may take; a listener may take the connection and never say a word.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// `DATABASE_URL` cannot be understood.
+/// `DATABASE_URL` cannot be understood. Neither form shows any of it: it may hold a password.
 #[derive(Debug, thiserror::Error)]
-#[error("DATABASE_URL is no Postgres URL; it looks like postgres://user:password@host:5432/database")]
-pub struct InvalidUrl(#[source] sqlx::Error);
+pub enum InvalidUrl {
+    /// It is another thing.
+    #[error("DATABASE_URL is no Postgres URL; it looks like postgres://user:password@host:5432/database")]
+    Malformed(#[source] BoxError),
+    /// A parameter that means nothing: misspelt, it would be ignored in silence.
+    #[error("DATABASE_URL has the parameter `{name}`, which is not known; known: {}", URL_PARAMETERS.join(", "))]
+    Parameter {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// Parameters of a Postgres URL that the driver knows.
+pub(crate) const URL_PARAMETERS: [&str; 15] = [
+    "application_name",
+    "dbname",
+    "host",
+    "hostaddr",
+    "options",
+    "password",
+    "port",
+    "ssl-mode",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "ssl-root-cert",
+    "sslrootcert",
+    "statement-cache-capacity",
+    "user",
+];
 
 /// How to reach the database, for pools and for single connections.
 ///
@@ -39,9 +69,14 @@ pub struct InvalidUrl(#[source] sqlx::Error);
 /// When the URL is malformed.
 pub fn connect_options(url: &str, application: &str) -> Result<PgConnectOptions, InvalidUrl> {
     if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
-        return Err(InvalidUrl(sqlx::Error::Configuration("its scheme is not postgres".into())));
+        return Err(InvalidUrl::Malformed("its scheme is not postgres".into()));
     }
-    let options = PgConnectOptions::from_str(url).map_err(InvalidUrl)?;
+    let parsed = Url::parse(url).map_err(|error| InvalidUrl::Malformed(error.into()))?;
+    let unknown = parsed.query_pairs().find(|(name, _)| !URL_PARAMETERS.contains(&&**name));
+    if let Some((name, _)) = unknown {
+        return Err(InvalidUrl::Parameter { name: name.into_owned() });
+    }
+    let options = PgConnectOptions::from_str(url).map_err(|error| InvalidUrl::Malformed(error.into()))?;
     Ok(options
         .application_name(application)
         .options([
@@ -53,6 +88,9 @@ pub fn connect_options(url: &str, application: &str) -> Result<PgConnectOptions,
         .log_statements(tracing::log::LevelFilter::Trace)
         .log_slow_statements(tracing::log::LevelFilter::Warn, SLOW_STATEMENT))
 }
+
+/// Shortest time that an attempt to connect gets.
+const SHORTEST_ATTEMPT: Duration = Duration::from_secs(1);
 
 /// A pool that opens its connections when they are needed, so that a service can start before its database.
 #[must_use]
@@ -113,7 +151,9 @@ pub async fn connect_when_up(options: &PgConnectOptions, limit: Duration) -> Res
     let mut told = false;
     loop {
         let silent = || sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "connected, but no answer"));
-        let connected = timeout(CONNECT_LIMIT.min(limit), PgConnection::connect_with(options)).await;
+        // At least one attempt, which has its time whatever the limit.
+        let attempt = until.saturating_duration_since(Instant::now()).clamp(SHORTEST_ATTEMPT, CONNECT_LIMIT);
+        let connected = timeout(attempt, PgConnection::connect_with(options)).await;
         let source = match connected.unwrap_or_else(|_| Err(silent())) {
             Ok(connection) => return Ok(connection),
             Err(error) if may_pass(&error) => error,
@@ -136,7 +176,8 @@ fn remedy(error: &sqlx::Error) -> &'static str {
         Some("28P01" | "28000") => "check user and password in DATABASE_URL, and the server's pg_hba.conf",
         Some("3D000") => "check the database's name in DATABASE_URL, or create it: createdb config_api",
         Some("42501") => "the user lacks the right to connect: grant connect on database … to …",
-        _ => "check DATABASE_URL, and whether the server speaks TLS (sslmode)",
+        _ if matches!(error, sqlx::Error::Tls(_)) => "check sslmode in DATABASE_URL, and whether the server speaks TLS",
+        _ => "check DATABASE_URL",
     }
 }
 
@@ -144,6 +185,10 @@ fn remedy(error: &sqlx::Error) -> &'static str {
 #[must_use]
 pub fn may_pass(error: &sqlx::Error) -> bool {
     const TOO_MANY_CONNECTIONS: &str = "53300";
+    // A server that speaks no TLS will not learn it.
+    if matches!(error, sqlx::Error::Tls(_)) {
+        return false;
+    }
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     meaning(error) == Meaning::ConnectionLost || code.as_deref() == Some(TOO_MANY_CONNECTIONS)
 }
@@ -200,5 +245,8 @@ mod tests {
         for url in ["", "localhost", "mysql://localhost/d", "postgres://localhost:notaport/d"] {
             assert!(connect_options(url, "test").is_err(), "{url}");
         }
+        let misspelt = connect_options("postgres://u:secret@h/d?pasword=hunter2", "test").unwrap_err().to_string();
+        assert!(misspelt.contains("`pasword`") && misspelt.contains("password"), "{misspelt}");
+        assert!(!misspelt.contains("hunter2") && !misspelt.contains("secret"), "{misspelt}");
     }
 }

@@ -50,8 +50,11 @@ pub enum SchemaError {
         version: i64,
     },
     /// A migration failed; it is rolled back.
-    #[error("a migration failed and was rolled back")]
+    #[error("a migration failed and was rolled back{}", remedy(.0))]
     Failed(#[source] MigrateError),
+    /// The cluster's group roles could not be made.
+    #[error("the group roles could not be created; do it as a superuser, or as a role with createrole")]
+    Roles(#[source] sqlx::Error),
     /// The user may not do with the log what the service is for.
     #[error(
         "the database user {user} may not {what} the event log; as a superuser: grant {group} to \"{user}\" (after \
@@ -71,6 +74,19 @@ pub enum SchemaError {
     /// The database went away, or refused.
     #[error("the schema's version could not be read")]
     Database(#[from] sqlx::Error),
+}
+
+/// What to do about a failed migration.
+fn remedy(error: &MigrateError) -> &'static str {
+    let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else { return "" };
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    match code.as_deref() {
+        Some("42501") => "; only the database's owner may migrate it: name it in MIGRATE_DATABASE_URL",
+        Some("42P07" | "42710" | "42723") => {
+            "; the database holds other things of the same names: give Config API a database of its own"
+        }
+        _ => "",
+    }
 }
 
 /// The schema version of this release.
@@ -101,18 +117,22 @@ pub async fn migrate(connection: &mut PgConnection) -> Result<(), SchemaError> {
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn create_roles(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    connection.execute(ROLES).await?;
+pub async fn create_roles(connection: &mut PgConnection) -> Result<(), SchemaError> {
+    connection.execute(ROLES).await.map_err(SchemaError::Roles)?;
     Ok(())
 }
 
 /// What [`Access`] needs, by name: [`check`] has to tell it in a database that lacks the objects, too.
 const RIGHTS: &str = "
 select current_user::text,
-       coalesce(bool_and(has_table_privilege(to_regclass(name), 'select')), true)
+       coalesce((select bool_and(has_table_privilege(to_regclass(needed.name), needed.privilege))
+                   from (values ('events', 'select', false), ('_sqlx_migrations', 'select', false),
+                                ('snapshots', 'select', true), ('snapshots', 'insert', true), ('snapshots', 'update', true),
+                                ('idempotency_keys', 'select', true), ('idempotency_keys', 'delete', true)
+                        ) as needed (name, privilege, to_append)
+                  where $1 or not needed.to_append), true)
        and (not $1 or coalesce((select bool_and(has_function_privilege(oid, 'execute'))
-                                  from pg_proc where proname = 'append_events' and pronamespace = 'public'::regnamespace), true))
-  from unnest(array['events', '_sqlx_migrations']) as name";
+                                  from pg_proc where proname = 'append_events' and pronamespace = 'public'::regnamespace), true))";
 
 /// Checks that the database is at this release's version, neither older nor newer, and that we may use it.
 ///

@@ -6,7 +6,7 @@ use config_api::{
     App,
     app::Config,
     banner,
-    settings::{Cli, DEFAULT_LISTEN, Database},
+    settings::{Cli, Database, defaults},
 };
 use embedded_postgres::{Cluster, Options, StopMode};
 use shared::{
@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
-    let cli = match settings::parse::<Cli>(&[("listen", DEFAULT_LISTEN.to_owned())]) {
+    let cli = match settings::parse::<Cli>(&defaults()) {
         Ok(cli) => cli,
         Err(code) => return code,
     };
@@ -50,8 +50,9 @@ fn start(cli: &Cli) -> Result<(), BoxError> {
             served = serve(cli, postgres.url(embedded_postgres::DATABASE), &data, listener, shutdown) => served,
             status = postgres.exited() => Err(postgres.why_ended(status).into()),
         };
-        postgres.stop(StopMode::Fast).await?;
-        served
+        // The cause first, should Postgres then not stop either.
+        let stopped = postgres.stop(StopMode::Fast).await;
+        served.and(stopped.map_err(Into::into))
     })
 }
 

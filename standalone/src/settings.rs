@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use shared::settings::{LimitArgs, ListenArgs, LogArgs, SourceArgs, StartArgs, UsageError, usage};
+use shared::settings::{Defaults, LimitArgs, ListenArgs, LogArgs, SourceArgs, StartArgs, UsageError, usage};
 
 /// Where the standalone serves when nothing else is said: at the old system's port.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:4000";
@@ -15,7 +15,8 @@ pub struct Cli {
     /// Use this Postgres instead of an own one; example: postgres://user:password@localhost:5432/config_api
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
     pub database_url: Option<String>,
-    /// Where the own Postgres keeps its data [default: /var/lib/config-api as root, else ~/.local/share/config-api];
+    /// Where the own Postgres keeps its data [default: /var/lib/config-api as root, else
+    /// $XDG_DATA_HOME/config-api or ~/.local/share/config-api];
     /// example: ./data
     #[arg(long, env = "DATA_DIR", value_name = "DIRECTORY")]
     pub data_dir: Option<PathBuf>,
@@ -37,6 +38,13 @@ pub struct Cli {
     /// What to tell.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// What this binary adds to the defaults.
+#[must_use]
+pub fn defaults() -> Defaults {
+    let data_dir = embedded_postgres::default_data_dir().display().to_string();
+    Defaults { given: vec![("listen", DEFAULT_LISTEN.to_owned())], worked_out: vec![("data_dir", data_dir)] }
 }
 
 /// Two settings that say different things.

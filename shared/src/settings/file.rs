@@ -42,7 +42,15 @@ pub(super) enum FileError {
         /// The one that may be meant, or all.
         hint: String,
     },
-    /// A table, a date, or a list of other things than texts.
+    /// Settings are not grouped.
+    #[error("{}: `{key}` is a table; settings stand without one, each on a line as max_value_bytes = 65536", .path.display())]
+    Table {
+        /// Of the file.
+        path: PathBuf,
+        /// As it stands there.
+        key: String,
+    },
+    /// A date, or a list of other things than texts.
     #[error("{}: `{key}` must be a text, a number, true or false, or a list of texts", .path.display())]
     Kind {
         /// Of the file.
@@ -84,6 +92,7 @@ impl File {
         })?;
         let entries = table.into_iter().map(|(key, value)| match flag_text(&value) {
             Some(text) => Ok((key, text)),
+            None if value.is_table() => Err(FileError::Table { path: path.to_owned(), key }),
             None => Err(FileError::Kind { path: path.to_owned(), key }),
         });
         Ok(Self { path: path.to_owned(), entries: entries.collect::<Result<_, _>>()? })

@@ -26,7 +26,7 @@ use crate::{
 /// Largest setting of the largest value: a quarter of what may wait for the log, 16 MiB.
 const LARGEST_MAX_VALUE_BYTES: u64 = 16 * 1024 * 1024;
 
-pub use read::{Asked, parse, read};
+pub use read::{Asked, Defaults, parse, read};
 pub use usage::{UsageError, usage};
 
 /// Where settings come from, beside flags and the environment.
@@ -38,7 +38,7 @@ pub struct SourceArgs {
     pub config: Option<PathBuf>,
 
     /// Print the settings as they are now, each with where it comes from and without its secrets, and exit
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub print_config: bool,
 }
 
@@ -46,12 +46,16 @@ pub struct SourceArgs {
 #[derive(Args, Clone, Debug)]
 pub struct ListenArgs {
     /// Address and port to serve on; example: 0.0.0.0:4000
-    #[arg(long, env = "LISTEN_ADDR", value_name = "ADDRESS:PORT")]
+    #[arg(long, env = "LISTEN_ADDR", value_name = "ADDRESS:PORT", value_parser = socket_address)]
     pub listen: SocketAddr,
 
     /// Serve on an address that other machines reach although nobody has to authenticate; example: true
     #[arg(long, env = "INSECURE_NO_AUTH", value_parser = BoolishValueParser::new())]
     pub insecure_no_auth: bool,
+}
+
+fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "write an IP address and a port, such as 127.0.0.1:4000 or [::1]:4000".to_owned())
 }
 
 /// An address that would open an unauthenticated service to the network.

@@ -1,45 +1,58 @@
 //! `--print-config`: the settings as they are, in the form of the file, each with where it comes from.
 
-use std::fmt::Write;
-
-use clap::{ArgMatches, Command, parser::ValueSource};
+use clap::{Arg, ArgMatches, Command, parser::ValueSource};
 use url::Url;
 
 use super::file::{File, NO_SETTINGS};
+use crate::database::URL_PARAMETERS;
 
 /// What stands in place of a secret.
 const HIDDEN: &str = "***";
 
-/// One line for each setting of these `ids`: `name = value  # source`.
+/// One line for each setting: `name = value  # source`. `levels` are the command, and the task if one is asked for.
 pub(super) fn settings<'a>(
-    ids: impl Iterator<Item = &'a str>,
-    command: &Command,
-    matches: &ArgMatches,
+    levels: impl Iterator<Item = (&'a Command, &'a ArgMatches)>,
+    worked_out: &[(&'static str, String)],
     file: Option<&File>,
 ) -> String {
-    let mut text =
-        format!("# Settings of {}. A flag wins over the environment,\n", command.render_version().trim_end());
-    text.push_str("# that over the file, that over the default.\n");
-    let arg = |id| command.get_arguments().find(|arg| arg.get_id() == id);
-    for (id, arg) in ids.filter(|id| !NO_SETTINGS.contains(id)).filter_map(|id| Some((id, arg(id)?))) {
-        let values = matches.get_raw(id).into_iter().flatten().map(|value| value.to_string_lossy());
-        let value = values.collect::<Vec<_>>().join(",");
-        let source = match matches.value_source(id) {
-            Some(ValueSource::CommandLine) => format!("flag --{}", id.replace('_', "-")),
-            Some(ValueSource::EnvVariable) => format!("environment {}", arg.get_env().unwrap_or_default().display()),
-            Some(_) if file.is_some_and(|file| file.has(id)) => {
-                format!("file {}", file.map(|file| file.path.display().to_string()).unwrap_or_default())
+    let mut text = String::from("# A flag wins over the environment, that over the file, that over the default.\n");
+    let mut told = vec![];
+    for (command, matches) in levels {
+        for arg in command.get_arguments() {
+            let id = arg.get_id().as_str();
+            if !NO_SETTINGS.contains(&id) && !told.contains(&id.to_owned()) {
+                text.push_str(&line(arg, matches, worked_out, file));
+                told.push(id.to_owned());
             }
-            Some(_) => "default".to_owned(),
-            None => {
-                writeln!(text, "# {id} is not set").expect("a String takes everything");
-                continue;
-            }
-        };
-        let shown = if arg.is_hide_env_values_set() { without_password(&value) } else { value };
-        writeln!(text, "{id} = {}  # {source}", literal(&shown)).expect("a String takes everything");
+        }
     }
     text
+}
+
+fn line(arg: &Arg, matches: &ArgMatches, worked_out: &[(&'static str, String)], file: Option<&File>) -> String {
+    let id = arg.get_id().as_str();
+    let source = match matches.value_source(id) {
+        Some(ValueSource::CommandLine) => format!("flag --{}", id.replace('_', "-")),
+        Some(ValueSource::EnvVariable) => format!("environment {}", arg.get_env().unwrap_or_default().display()),
+        Some(_) => match file.filter(|file| file.has(id)) {
+            Some(file) => format!("file {}", file.path.display()),
+            None => "default".to_owned(),
+        },
+        None => {
+            return match worked_out.iter().find(|(name, _)| *name == id) {
+                Some((_, value)) => format!("# {id} = {}  # default\n", literal(value)),
+                None => format!("# {id} is not set\n"),
+            };
+        }
+    };
+    let value = if arg.get_action().takes_values() {
+        let values = matches.get_raw(id).into_iter().flatten().map(|value| value.to_string_lossy());
+        values.collect::<Vec<_>>().join(",")
+    } else {
+        matches.get_flag(id).to_string()
+    };
+    let shown = if arg.is_hide_env_values_set() { without_password(&value) } else { value };
+    format!("{id} = {}  # {source}\n", literal(&shown))
 }
 
 /// As TOML: numbers, `true` and `false` bare, everything else quoted.
@@ -50,18 +63,21 @@ fn literal(value: &str) -> String {
     toml::Value::String(value.to_owned()).to_string()
 }
 
-/// A URL without its password; what is no URL is not shown at all.
+/// A URL without its password; what is no Postgres URL is not shown at all, nor a parameter that the driver does not know.
 fn without_password(value: &str) -> String {
-    let Ok(mut url) = Url::parse(value) else { return HIDDEN.to_owned() };
+    let url =
+        Url::parse(value).ok().filter(|url| ["postgres", "postgresql"].contains(&url.scheme()) && url.has_authority());
+    let Some(mut url) = url else { return HIDDEN.to_owned() };
     if url.password().is_some() && url.set_password(Some(HIDDEN)).is_err() {
         return HIDDEN.to_owned();
     }
-    let hidden = |(name, value): (std::borrow::Cow<'_, str>, std::borrow::Cow<'_, str>)| {
-        let secret = name.contains("password");
-        (name.into_owned(), if secret { HIDDEN.to_owned() } else { value.into_owned() })
-    };
     if url.query().is_some() {
-        let pairs: Vec<_> = url.query_pairs().map(hidden).collect();
+        let shown = |name: &str| URL_PARAMETERS.contains(&name) && !name.contains("password");
+        let pairs = url.query_pairs().map(|(name, value)| {
+            let value = if shown(&name) { value.into_owned() } else { HIDDEN.to_owned() };
+            (name.into_owned(), value)
+        });
+        let pairs: Vec<_> = pairs.collect();
         url.query_pairs_mut().clear().extend_pairs(pairs);
     }
     url.to_string()

@@ -22,11 +22,20 @@ pub enum Asked<S> {
     Print(String),
 }
 
-/// The process's own settings. `defaults` are those that only the binary knows, by the setting's name.
+/// Defaults that only the binary knows, by the settings' names.
+#[derive(Clone, Debug, Default)]
+pub struct Defaults {
+    /// Those that are taken as if they had been given.
+    pub given: Vec<(&'static str, String)>,
+    /// Those that the binary works out when a setting is not given; only shown here.
+    pub worked_out: Vec<(&'static str, String)>,
+}
+
+/// The process's own settings.
 ///
 /// # Errors
 /// The exit code to end with; everything is said.
-pub fn parse<S: CommandFactory + FromArgMatches>(defaults: &[(&'static str, String)]) -> Result<S, ExitCode> {
+pub fn parse<S: CommandFactory + FromArgMatches>(defaults: &Defaults) -> Result<S, ExitCode> {
     match read(&std::env::args_os().collect::<Vec<_>>(), defaults) {
         Ok(Asked::Run(settings)) => Ok(settings),
         Ok(Asked::Print(text)) => {
@@ -44,10 +53,10 @@ pub fn parse<S: CommandFactory + FromArgMatches>(defaults: &[(&'static str, Stri
 /// What was wrong, in one line.
 pub fn read<S: CommandFactory + FromArgMatches>(
     arguments: &[OsString],
-    defaults: &[(&'static str, String)],
+    defaults: &Defaults,
 ) -> Result<Asked<S>, UsageError> {
-    let mut command = S::command();
-    for (id, text) in defaults {
+    let mut command = without_empty_variables(S::command());
+    for (id, text) in &defaults.given {
         let text = text.clone();
         command = command.mut_arg(id, |arg| arg.default_value(text).required(false));
     }
@@ -69,12 +78,23 @@ pub fn read<S: CommandFactory + FromArgMatches>(
         Ok(matches) => matches,
         Err(error) => return told(&command, error),
     };
-    if matches.subcommand().is_none() && matches.get_flag("print_config") {
+    let task = matches.subcommand();
+    if matches.get_flag("print_config") || task.is_some_and(|(_, task)| task.get_flag("print_config")) {
+        // In the order of the definition, which changed defaults have changed.
         let order = S::command();
-        let ids = order.get_arguments().map(|arg| arg.get_id().as_str());
-        return Ok(Asked::Print(print::settings(ids, &command, &matches, file.as_ref())));
+        let levels =
+            [Some((&order, &matches)), task.and_then(|(name, task)| Some((order.find_subcommand(name)?, task)))];
+        return Ok(Asked::Print(print::settings(levels.into_iter().flatten(), &defaults.worked_out, file.as_ref())));
     }
     S::from_arg_matches(&matches).map(Asked::Run).map_err(|error| usage(one_line(&error)))
+}
+
+/// A variable that is set to nothing is as good as none: so compose files write it.
+fn without_empty_variables(command: Command) -> Command {
+    command.mut_args(|arg| {
+        let empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+        if empty { arg.env(None::<&str>) } else { arg }
+    })
 }
 
 /// clap's own words in one line, with what it leaves out: that the value came from the environment, and how to get help.
@@ -100,7 +120,13 @@ pub(super) fn one_line(error: &clap::Error) -> String {
     let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
     let told: Vec<_> = lines.filter(|line| !line.is_empty() && !line.starts_with("For more information")).collect();
     let told = told.join("; ").replace(":; ", ": ");
-    told.strip_prefix("error: ").unwrap_or(&told).to_owned()
+    without_credentials(told.strip_prefix("error: ").unwrap_or(&told))
+}
+
+/// A URL in a wrong place may hold a password.
+fn without_credentials(text: &str) -> String {
+    let word = |word: &str| if word.contains('@') { "'***'".to_owned() } else { word.to_owned() };
+    text.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -136,7 +162,8 @@ mod tests {
         let mut all: Vec<OsString> = vec!["program".into()];
         all.extend(written.iter().flat_map(|file| ["--config".into(), file.path().into()]));
         all.extend(arguments.iter().map(Into::into));
-        let asked = read(&all, &[("place", "here".to_owned())]);
+        let given = vec![("place", "here".to_owned())];
+        let asked = read(&all, &Defaults { given, worked_out: vec![("url", "worked out".to_owned())] });
         asked.map_err(|error| crate::telemetry::Chain(&error).to_string())
     }
 
@@ -175,7 +202,8 @@ mod tests {
             ("place = \"x\"\nsize_bytes = 0", "`size_bytes`: invalid value '0'"),
             ("size_bytes = 0", "0 is not in 1..=100"),
             ("loud = 1", "`loud`: `1` is neither true nor false"),
-            ("url = { a = 1 }", "`url` must be a text, a number, true or false, or a list of texts"),
+            ("url = { a = 1 }", "`url` is a table; settings stand without one"),
+            ("url = [1]", "`url` must be a text, a number, true or false, or a list of texts"),
             ("place = \"x\"\nsize_bytes", ":2: no TOML"),
             ("loud = true\nloud = true", ":2: no TOML: duplicate key"),
         ] {
@@ -200,6 +228,7 @@ mod tests {
             ),
             (vec!["--size-bytes"], "a value is required"),
             (vec!["more"], "unexpected argument 'more' found"),
+            (vec!["postgres://me:secret@h/d"], "unexpected argument '***' found"),
         ] {
             let error = asked(&arguments, None).unwrap_err();
             assert!(error.starts_with(told) && error.ends_with("; see program --help"), "{error}");
@@ -220,9 +249,18 @@ mod tests {
             assert!(text.contains(line), "{line} is not in {text}");
         }
         assert!(!text.contains("secret"), "{text}");
-        assert!(printed(&["--print-config"], None).contains("# url is not set"));
+        assert!(printed(&["--print-config"], None).contains("# url = \"worked out\"  # default"));
         let again = settings(&[], Some(&text));
         assert_eq!((again.size_bytes, again.place.as_str(), again.loud), (9, "a \"b\"", false));
+    }
+
+    #[test]
+    fn what_is_no_url_may_be_a_password() {
+        for url in ["postgres:/me:secret@h/d", "me:secret@h/d", "postgresql:me:secret@h/d", "postgres://h/d?pwd=secret"]
+        {
+            let text = printed(&["--print-config", "--url", url], None);
+            assert!(!text.contains("secret") && text.contains("***"), "{text}");
+        }
     }
 
     #[test]
