@@ -20,7 +20,7 @@ use crate::{
     update_worker::{UpdateNotifier, UpdateWorker},
 };
 
-/// Connections for snapshots, for what was, and for expired keys. The committer and the loader have their own.
+/// Connections for snapshots, for what was, for answers that are told again, and for expired keys. The committer and the loader have their own.
 const POOL_CONNECTIONS: u32 = 4;
 
 /// Connections for health, which must not queue behind loads, nor be choosy about its server.

@@ -181,7 +181,7 @@ async fn a_client_that_goes_away_changes_nothing() {
         let waiting = until("the command waits for its load", async || {
             let waiting: i64 = sqlx::query_scalar(
                 "select count(*) from pg_stat_activity
-                  where datname = current_database() and wait_event_type = 'Lock' and query like '%from snapshots s%'",
+                  where datname = current_database() and wait_event_type = 'Lock' and query like '%wanted (name, index)%'",
             )
             .fetch_one(&mut watcher)
             .await

@@ -22,11 +22,8 @@ use tracing::Instrument;
 pub use self::request::{CommandError, Done, Operation, Request, Work};
 use self::turns::Turns;
 use crate::{
-    domain::{ConfigValue, Precondition, Refusal},
-    store::{
-        Answer, AppendError, CommandScope, ConfigEventStore, Freshness, IdempotencyKey, LoadedConfig, Past, Receipt,
-        StoreError,
-    },
+    domain::{ConfigValue, Refusal},
+    store::{Answer, AppendError, CommandScope, ConfigEventStore, Freshness, LoadedConfig, Past, Receipt, StoreError},
     update_worker::UpdateNotifier,
 };
 
@@ -83,50 +80,19 @@ impl CommandBus {
 
     async fn run(&self, request: Request, until: Instant) -> Result<Done, CommandError> {
         let turns = self.turns.wait_for_all(request.work.names());
-        let _turns = timeout_at(until, turns).await.map_err(|_| StoreError::Late)?;
-        let Request { work, mut metadata, key } = request;
-        match work {
-            Work::One(operation) => self.decide(&Attempt::One(&operation), &metadata, key, until).await,
-            Work::Batch(operations) => self.decide(&Attempt::Batch(&operations), &metadata, key, until).await,
-            Work::Rollback { name, to, precondition } => {
-                self.roll_back(name, to, precondition, &mut metadata, key, until).await
-            }
-        }
-    }
-
-    /// What was, never changes: it is read once, and then set as any value is.
-    async fn roll_back(
-        &self,
-        name: ConfigName,
-        to: Past,
-        precondition: Precondition,
-        metadata: &mut Metadata,
-        key: Option<IdempotencyKey>,
-        until: Instant,
-    ) -> Result<Done, CommandError> {
-        let former = timeout_at(until, self.store.former(&name, to)).await.unwrap_or(Err(StoreError::Late))?;
-        let Some(former) = former else {
-            return self.decide(&Attempt::NoSuchVersion(&name), metadata, key, until).await;
-        };
-        request::say_rollback(metadata, former.version);
-        let operation = Operation { name, command: request::rollback(former, precondition) };
-        self.decide(&Attempt::One(&operation), metadata, key, until).await
+        // Not the database's fault, and nothing was written.
+        let _turns = timeout_at(until, turns).await.map_err(|_| CommandError::Contention)?;
+        self.decide(&request, until).await
     }
 
     /// A conflict means that what was decided on is out of date: so it is decided again, on what is there now. A
     /// precondition that no longer holds is refused then, with the version that it met.
-    async fn decide(
-        &self,
-        attempt: &Attempt<'_>,
-        metadata: &Metadata,
-        key: Option<IdempotencyKey>,
-        until: Instant,
-    ) -> Result<Done, CommandError> {
+    async fn decide(&self, request: &Request, until: Instant) -> Result<Done, CommandError> {
         let mut backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(50));
         let mut freshness = Freshness::Remembered;
         for _ in 0..MAX_ATTEMPTS {
-            let scope = CommandScope::new(self.ids.next(), until, key, freshness);
-            let error = match scope.run(self.attempt(&scope, attempt, metadata)).await {
+            let scope = CommandScope::new(self.ids.next(), until, request.key, freshness);
+            let error = match scope.run(self.attempt(&scope, request)).await {
                 Ok(receipts) => return Ok(Done { receipts, replayed: false }),
                 Err(error) => error,
             };
@@ -148,27 +114,48 @@ impl CommandBus {
         Err(CommandError::Contention)
     }
 
-    async fn attempt(
-        &self,
-        scope: &CommandScope,
-        attempt: &Attempt<'_>,
-        metadata: &Metadata,
-    ) -> Result<Vec<Receipt>, CommandError> {
-        match attempt {
-            Attempt::One(Operation { name, command }) => {
-                let execution = self.framework.execute_with_metadata(name, command.clone(), metadata.clone());
-                execution.await.map_err(into_command_error)?;
-                Ok(vec![scope.receipt().ok_or(StoreError::NoScope)?])
-            }
-            Attempt::Batch(operations) => {
-                batch::execute(&self.store, &self.notifier, scope, operations, metadata).await
-            }
-            Attempt::NoSuchVersion(name) => {
-                let loaded = self.store.load(scope, vec![(*name).clone()]).await?;
-                let last_version = loaded.first().map_or(0, LoadedConfig::version);
-                Err(refused(Refusal::NoSuchVersion { last_version }, 0))
+    async fn attempt(&self, scope: &CommandScope, request: &Request) -> Result<Vec<Receipt>, CommandError> {
+        let Request { work, metadata, .. } = request;
+        match work {
+            Work::One(operation) => self.attempt_one(scope, operation, metadata.clone()).await,
+            Work::Batch(operations) => batch::execute(&self.store, &self.notifier, scope, operations, metadata).await,
+            Work::Rollback { name, to, precondition } => {
+                let former = timeout_at(scope.until(), self.store.former(name, *to));
+                let Some(former) = former.await.unwrap_or(Err(StoreError::Late))? else {
+                    return Err(self.no_such_version(scope, name, *to).await?);
+                };
+                let mut metadata = metadata.clone();
+                request::say_rollback(&mut metadata, former.version);
+                let command = request::rollback(former, precondition.clone());
+                self.attempt_one(scope, &Operation { name: name.clone(), command }, metadata).await
             }
         }
+    }
+
+    async fn attempt_one(
+        &self,
+        scope: &CommandScope,
+        Operation { name, command }: &Operation,
+        metadata: Metadata,
+    ) -> Result<Vec<Receipt>, CommandError> {
+        let execution = self.framework.execute_with_metadata(name, command.clone(), metadata);
+        execution.await.map_err(into_command_error)?;
+        Ok(vec![scope.receipt().ok_or(StoreError::NoScope)?])
+    }
+
+    /// The refusal of a rollback to what never was; a conflict, if it came to be since that was looked up.
+    async fn no_such_version(
+        &self,
+        scope: &CommandScope,
+        name: &ConfigName,
+        to: Past,
+    ) -> Result<CommandError, CommandError> {
+        let loaded = self.store.load(scope, vec![name.clone()]).await?;
+        let last_version = loaded.first().map_or(0, LoadedConfig::version);
+        if matches!(to, Past::Version(version) if version <= last_version) {
+            return Ok(StoreError::Append(AppendError::Conflict).into());
+        }
+        Ok(refused(Refusal::NoSuchVersion { last_version }, 0))
     }
 
     /// The refusal; kept first, when the command has a key. Another command with that key may have been carried out meanwhile:
@@ -193,7 +180,12 @@ impl CommandBus {
         }
         let replayed = answer.command_id() != scope.command_id();
         match &answer {
-            Answer::Done { .. } => Ok(Done { receipts: self.store.receipts(&answer).await?, replayed }),
+            Answer::Done { .. } => {
+                // It is done, whatever keeps us from reading where: that must not sound as if nothing was written.
+                let receipts = timeout_at(scope.until(), self.store.receipts(&answer)).await;
+                let receipts = receipts.ok().and_then(Result::ok).ok_or(StoreError::Append(AppendError::Unknown))?;
+                Ok(Done { receipts, replayed })
+            }
             Answer::Refused { operation, refusal, decided_at, .. } => Err(CommandError::Refused {
                 refusal: refusal.clone(),
                 operation: *operation,
@@ -202,13 +194,6 @@ impl CommandBus {
             }),
         }
     }
-}
-
-/// What is tried, perhaps several times.
-enum Attempt<'a> {
-    One(&'a Operation),
-    Batch(&'a [Operation]),
-    NoSuchVersion(&'a ConfigName),
 }
 
 fn refused(refusal: Refusal, operation: usize) -> CommandError {

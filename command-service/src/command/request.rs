@@ -104,8 +104,8 @@ pub enum CommandError {
     /// The idempotency key was used with another request.
     #[error("the idempotency key was used with another request")]
     KeyReused,
-    /// The name is written so often that this command never came through. Nothing was written.
-    #[error("other commands on the same name came first, {} times", super::MAX_ATTEMPTS)]
+    /// The name is written so often that this command never came through, or never had its turn. Nothing was written.
+    #[error("other commands on the same name came first again and again")]
     Contention,
     /// The event store failed.
     #[error(transparent)]

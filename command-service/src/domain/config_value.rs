@@ -95,6 +95,7 @@ impl Aggregate for ConfigValue {
         Ok(())
     }
 
+    /// An event replaces the whole state: so the event store loads the last one only.
     fn apply(&mut self, event: ConfigValueEvent) {
         self.state = match event {
             ConfigValueEvent::ConfigValueSet { value } => State::Set { value },

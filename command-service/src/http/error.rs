@@ -119,13 +119,6 @@ fn failed(error: &CommandError) -> Problem {
              send the same request again: it is carried out once. Without one, read the value, then write again if it is \
              not there.",
         ),
-        CommandError::Store(StoreError::Rewritten) => Problem::new(
-            StatusCode::CONFLICT,
-            "position-diverged",
-            "Position diverged",
-            "The event log was rewritten by a failover or a restore, and what was first written under this Idempotency-Key \
-             is lost. Send the request with a new key.",
-        ),
         CommandError::Store(_) | CommandError::Task(_) | CommandError::Framework(_) | CommandError::Refused { .. } => {
             Problem::internal()
         }

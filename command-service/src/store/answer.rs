@@ -10,7 +10,7 @@ use shared::{
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use super::{event_store::StoreError, receipt::Receipt};
+use super::{event_store::StoreError, past, receipt::Receipt};
 use crate::domain::Refusal;
 
 /// An answer.
@@ -101,8 +101,9 @@ pub(super) async fn receipts(
     command_id: Uuid,
     operations: &[Operation],
 ) -> Result<Vec<Receipt>, StoreError> {
+    let mut log = past::on_a_primary(log).await.map_err(StoreError::load)?;
     let places: Vec<(i64, DateTime<Utc>)> =
-        sqlx::query_as(PLACES).bind(command_id).fetch_all(log).await.map_err(StoreError::load)?;
+        sqlx::query_as(PLACES).bind(command_id).fetch_all(&mut *log).await.map_err(StoreError::load)?;
     let mut places = places.into_iter();
     let mut receipt = |operation: &Operation| {
         let Operation { version, exists, .. } = *operation;

@@ -14,23 +14,32 @@ const ENTRY_BYTES: usize = 400;
 
 /// The cache; cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Remembered(Cache<ConfigName, LoadedConfig>);
+pub(super) struct Remembered(Cache<ConfigName, Entry>);
+
+/// What is remembered, and how often the committer had connected then: behind a new connection there may be another server,
+/// which has lost what the one before acknowledged, and gives its versions again.
+#[derive(Clone, Debug)]
+struct Entry {
+    loaded: LoadedConfig,
+    connections: u64,
+}
 
 impl Remembered {
     pub(super) fn new() -> Self {
-        let weight = |name: &ConfigName, loaded: &LoadedConfig| {
-            u32::try_from(name.len() + loaded.bytes() + ENTRY_BYTES).unwrap_or(u32::MAX)
+        let weight = |name: &ConfigName, entry: &Entry| {
+            u32::try_from(name.len() + entry.loaded.bytes() + ENTRY_BYTES).unwrap_or(u32::MAX)
         };
         Self(Cache::builder().max_capacity(CACHE_BYTES).weigher(weight).build())
     }
 
-    /// The names' states, when all are remembered.
-    pub(super) fn all(&self, names: &[ConfigName]) -> Option<Vec<LoadedConfig>> {
-        names.iter().map(|name| self.0.get(name)).collect()
+    /// The names' states, when all are remembered, on the committer's present connection.
+    pub(super) fn all(&self, names: &[ConfigName], connections: u64) -> Option<Vec<LoadedConfig>> {
+        let entry = |name| self.0.get(name).filter(|entry| entry.connections == connections);
+        names.iter().map(|name| entry(name).map(|entry| entry.loaded)).collect()
     }
 
-    pub(super) fn keep(&self, loaded: LoadedConfig) {
-        self.0.insert(loaded.name().clone(), loaded);
+    pub(super) fn keep(&self, loaded: LoadedConfig, connections: u64) {
+        self.0.insert(loaded.name().clone(), Entry { loaded, connections });
     }
 
     /// It is, or may be, out of date.

@@ -1,7 +1,14 @@
 //! The committer: one task through which every event goes into the log. Waits for one unit, takes what else is queued up
 //! to its limits, appends the group, and answers each caller only when it is durable.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use shared::{
     backoff::Backoff,
@@ -102,9 +109,16 @@ struct Waiting {
 pub struct Handle {
     queue: mpsc::Sender<Waiting>,
     room: Arc<Semaphore>,
+    connections: Arc<AtomicU64>,
 }
 
 impl Handle {
+    /// How often the committer has connected so far.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Acquire)
+    }
+
     /// Appends the unit; returns when it is durable and visible. While the database is away it is tried until `until`.
     ///
     /// # Errors
@@ -130,6 +144,8 @@ pub struct Committer {
     options: Options,
     database: PgConnectOptions,
     connection: Option<(PgConnection, Instant)>,
+    /// How often it has connected.
+    connections: Arc<AtomicU64>,
     outage: Outage,
     /// Taken from the queue, but touches a name of the group before it.
     held_back: Option<Waiting>,
@@ -147,10 +163,10 @@ impl Committer {
     pub fn new(database: PgConnectOptions, options: Options) -> (Self, Handle) {
         let (sender, queue) = mpsc::channel(options.queue_units);
         let room = Arc::new(Semaphore::new(usize::try_from(options.queue_bytes).unwrap_or(usize::MAX)));
-        (
-            Self { queue, options, database, connection: None, outage: Outage::default(), held_back: None },
-            Handle { queue: sender, room },
-        )
+        let connections = Arc::<AtomicU64>::default();
+        let handle = Handle { queue: sender, room, connections: Arc::clone(&connections) };
+        let outage = Outage::default();
+        (Self { queue, options, database, connection: None, connections, outage, held_back: None }, handle)
     }
 
     /// Appends what comes until `stop`; then what is queued, and ends.
@@ -269,7 +285,9 @@ impl Committer {
         {
             return Ok(connection);
         }
-        bounded(self.options.attempt_limit, self.database.connect()).await
+        let connection = bounded(self.options.attempt_limit, self.database.connect()).await?;
+        self.connections.fetch_add(1, Ordering::Release);
+        Ok(connection)
     }
 }
 

@@ -13,6 +13,7 @@ use shared::{
 };
 use sqlx::PgPool;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use super::{
     answer::{self, Answer},
@@ -38,9 +39,6 @@ pub enum StoreError {
     /// A newer release wrote it.
     #[error("the configuration's history is not understood")]
     UnknownEvent(#[from] UnknownEvent),
-    /// Its snapshot cannot be read; it may be deleted from `snapshots`.
-    #[error("the configuration's snapshot is not understood")]
-    Snapshot(#[source] serde_json::Error),
     /// The append failed, or its outcome is unknown.
     #[error("the events could not be appended")]
     Append(#[from] AppendError),
@@ -183,15 +181,17 @@ impl ConfigEventStore {
     /// When they cannot be read.
     pub async fn load(&self, scope: &CommandScope, names: Vec<ConfigName>) -> Result<Vec<LoadedConfig>, StoreError> {
         let remembered = match scope.freshness() {
-            Freshness::Remembered => self.remembered.all(&names),
+            Freshness::Remembered => self.remembered.all(&names, self.committer.connections()),
             Freshness::Loaded => None,
         };
+        // Before the load: what is loaded may be of the server before a failover.
+        let connections = self.committer.connections();
         let loaded = match remembered {
             Some(remembered) => remembered,
             None => self.loader.load(names, scope.until()).await?,
         };
         for loaded in loaded.iter().filter(|loaded| !loaded.remembered) {
-            self.remembered.keep(LoadedConfig { remembered: true, ..loaded.clone() });
+            self.remembered.keep(LoadedConfig { remembered: true, ..loaded.clone() }, connections);
         }
         let latest = loaded.iter().map(|loaded| loaded.token).max_by_key(|token| token.position);
         let remembered = loaded.iter().any(|loaded| loaded.remembered);
@@ -248,7 +248,7 @@ impl ConfigEventStore {
             }
             let token = PositionToken::new(place, command_id);
             place = place.next();
-            self.written(loaded, token, recorded_at)
+            self.written(loaded, command_id, token, recorded_at)
         });
         Ok(receipts.collect())
     }
@@ -280,15 +280,22 @@ impl ConfigEventStore {
     }
 
     /// A configuration whose event is in the log: it is remembered, and at times written down as a snapshot.
-    fn written(&self, mut loaded: LoadedConfig, token: PositionToken, recorded_at: Moment) -> Receipt {
+    fn written(
+        &self,
+        mut loaded: LoadedConfig,
+        command_id: Uuid,
+        token: PositionToken,
+        recorded_at: Moment,
+    ) -> Receipt {
         let version = loaded.version + 1;
         loaded.state.set_version(version);
         if version.is_multiple_of(snapshot::SNAPSHOT_EVERY) {
-            self.tracked.spawn(snapshot::write(self.log.clone(), loaded.name.clone(), loaded.state.clone()));
+            let (name, state) = (loaded.name.clone(), loaded.state.clone());
+            self.tracked.spawn(snapshot::write(self.log.clone(), name, state, command_id));
         }
         let (previous, exists) = (loaded.previous.take(), loaded.state.value().is_some());
         let state = LoadedConfig::new(loaded.name, loaded.state, token, recorded_at);
-        self.remembered.keep(LoadedConfig { remembered: true, ..state });
+        self.remembered.keep(LoadedConfig { remembered: true, ..state }, self.committer.connections());
         Receipt { version, token, recorded_at, changed: true, exists, previous }
     }
 

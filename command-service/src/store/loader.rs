@@ -31,8 +31,11 @@ const GROUP_NAMES: usize = 256;
 /// Most loads that wait; one for each write under way.
 const QUEUE: usize = 4096;
 
-/// Longest that one statement may take; longer than the server's own bound.
-const ATTEMPT_LIMIT: Duration = Duration::from_secs(35);
+/// Longest that one exchange with the server may take: several fit into a command's time.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(8);
+
+/// SQLSTATEs of a statement that may succeed at another time: somebody cancelled it; the server is full; a deadlock.
+const NOT_NOW: [&str; 3] = ["57014", "53300", "40P01"];
 
 /// How long a connection that worked is taken to work.
 const TRUSTED: Duration = Duration::from_secs(1);
@@ -152,42 +155,49 @@ impl Lane {
     }
 
     /// Loads a group and answers everybody. Reading is safe to repeat.
-    async fn load(&mut self, mut group: Vec<Wanted>) {
+    async fn load(&mut self, group: Vec<Wanted>) {
+        let mut open = vec![group];
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
-        loop {
+        while let Some(mut group) = open.pop() {
             // Who no longer waits needs no answer.
             group.retain(|wanted| wanted.until > Instant::now() && !wanted.answer.is_closed());
-            if group.is_empty() {
-                return;
-            }
             let names: Vec<_> = group.iter().flat_map(|wanted| &wanted.names).collect();
+            if names.is_empty() {
+                continue;
+            }
             match self.attempt(&names).await {
                 Ok(rows) => {
                     if let Some(away) = self.outage.over() {
                         tracing::info!("Configurations can be loaded again after {} ms", away.as_millis());
                     }
-                    return answer(group, rows);
+                    answer(group, rows);
                 }
-                Err(error) if is_away(&error) => {
+                Err(Failure::Away(error)) => {
                     if self.outage.failed() {
                         tracing::warn!(error = %Chain(&error), names = names.len(), "Configurations could not be loaded; trying again");
                     }
                     tokio::time::sleep(backoff.next_wait()).await;
+                    open.push(group);
                 }
-                Err(error) => {
+                // One name may spoil it for the others.
+                Err(Failure::Refused(_)) if group.len() > 1 => {
+                    let second_half = group.split_off(group.len() / 2);
+                    open.extend([second_half, group]);
+                }
+                Err(Failure::Refused(error)) => {
                     let error = Arc::new(error);
                     for wanted in group {
                         let _gone = wanted.answer.send(Err(StoreError::Load(Arc::clone(&error))));
                     }
-                    return;
                 }
             }
         }
     }
 
-    async fn attempt(&mut self, names: &[&ConfigName]) -> Result<Vec<Vec<load::Row>>, sqlx::Error> {
-        let mut connection = self.connected().await?;
-        let rows = bounded(load::rows(&mut connection, names)).await?;
+    async fn attempt(&mut self, names: &[&ConfigName]) -> Result<Vec<Option<load::Row>>, Failure> {
+        // Whatever keeps us from connecting may pass.
+        let mut connection = self.connected().await.map_err(Failure::Away)?;
+        let rows = bounded(load::rows(&mut connection, names)).await.map_err(Failure::of)?;
         self.connection = Some((connection, Instant::now()));
         Ok(rows)
     }
@@ -202,15 +212,28 @@ impl Lane {
     }
 }
 
-/// The server may be there, or another one, a moment later.
-fn is_away(error: &sqlx::Error) -> bool {
-    meaning(error) == Meaning::ConnectionLost
+/// A failed attempt.
+enum Failure {
+    /// There is no server that can be asked, for now.
+    Away(sqlx::Error),
+    /// The server refused the statement.
+    Refused(sqlx::Error),
 }
 
-fn answer(group: Vec<Wanted>, rows: Vec<Vec<load::Row>>) {
+impl Failure {
+    fn of(error: sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        let not_now = code.as_deref().is_some_and(|code| NOT_NOW.contains(&code));
+        if not_now || meaning(&error) == Meaning::ConnectionLost { Self::Away(error) } else { Self::Refused(error) }
+    }
+}
+
+fn answer(group: Vec<Wanted>, rows: Vec<Option<load::Row>>) {
     let mut rows = rows.into_iter();
     for Wanted { names, answer, .. } in group {
-        let loaded = names.into_iter().zip(&mut rows).map(|(name, rows)| load::fold(name, rows)).collect();
+        // Taken before anything can fail: the next command's rows are its own.
+        let of_command: Vec<_> = rows.by_ref().take(names.len()).collect();
+        let loaded = names.into_iter().zip(of_command).map(|(name, last)| load::fold(name, last)).collect();
         let _gone = answer.send(loaded);
     }
 }
@@ -218,4 +241,27 @@ fn answer(group: Vec<Wanted>, rows: Vec<Vec<load::Row>>) {
 async fn bounded<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
     let late = || sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer within the limit"));
     timeout(ATTEMPT_LIMIT, work).await.unwrap_or_else(|_| Err(late()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(names: &[&str]) -> (Wanted, oneshot::Receiver<Result<Vec<LoadedConfig>, StoreError>>) {
+        let (answer, answered) = oneshot::channel();
+        let names = names.iter().map(|name| ConfigName::stored(name)).collect();
+        (Wanted { names, until: Instant::now(), answer }, answered)
+    }
+
+    /// Otherwise a command would be decided on the state of another's configuration.
+    #[tokio::test]
+    async fn a_name_that_cannot_be_read_fails_its_own_command_and_shifts_nobodys_rows() {
+        let (spoilt, of_spoilt) = wanted(&["unreadable", "a"]);
+        let (sound, of_sound) = wanted(&["b"]);
+        let row = |event_type, sequence| Some(load::Row::sample(event_type, sequence));
+        answer(vec![spoilt, sound], vec![row("Newer", 1), row("ConfigValueDeleted", 2), row("ConfigValueDeleted", 3)]);
+        assert!(matches!(of_spoilt.await.unwrap(), Err(StoreError::UnknownEvent(_))));
+        let loaded = of_sound.await.unwrap().unwrap();
+        assert_eq!((loaded.len(), loaded[0].name().as_str(), loaded[0].version()), (1, "b", 3));
+    }
 }
