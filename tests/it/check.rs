@@ -22,7 +22,9 @@ async fn check(urls: &[&str]) -> (Option<i32>, Vec<String>) {
 async fn a_check_of_two_services_reads_what_it_wrote_and_deletes_it() {
     let database = Database::new().await;
     let (command, query) = (CommandService::start(&database).await, QueryService::start(&database).await);
-    let (code, lines) = check(&[command.client.base(), query.client.base()]).await;
+    // As people copy them.
+    let urls = [format!("{}/", command.client.base()), format!("{}/v1", query.client.base())];
+    let (code, lines) = check(&urls.each_ref().map(String::as_str)).await;
     let steps = ["ready", "ready to read", "store", "retrieve", "history", "worker stats", "clean up", "it is gone"];
     assert_eq!(lines, steps.map(|step| format!("ok      {step}")));
     assert_eq!(code, Some(0));
@@ -54,5 +56,7 @@ async fn a_check_that_fails_says_where_and_deletes_what_it_stored() {
         "{lines:#?}"
     );
     assert_eq!(check(&["http://127.0.0.1:1"]).await.1, ["failed  ready: no answer from http://127.0.0.1:1/v1/ready"]);
-    assert_eq!(check(&[]).await.0, Some(2));
+    for no_url in [&[][..], &["--foo"], &["ftp://127.0.0.1:1"], &["http://127.0.0.1:1", "127.0.0.1:1"]] {
+        assert_eq!(check(no_url).await, (Some(2), vec![]), "{no_url:?}");
+    }
 }
