@@ -15,21 +15,29 @@ use end_to_end::{Database, process::Process};
 use markdown::{Block, blocks, links, log_lines, slugs};
 use shell::{Shell, chunks};
 
+const RUNBOOK: &str = "docs/RUNBOOK.md";
+
 /// Blocks that no test runs: the document, how the block begins, and why.
-const NOT_RUN: [(&str, &str, &str); 9] = [
+const NOT_RUN: [(&str, &str, &str); 8] = [
     ("README.md", "./dev up", "would serve until somebody stops it; tests/dev/run tests it"),
     ("README.md", "createdb config_api", "is about the reader's own Postgres"),
     ("README.md", "cargo build --release", "takes minutes, and is about the reader's own Postgres"),
     ("CONTRIBUTING.md", "./dev up", "would serve until somebody stops it; the others are what runs this test"),
     ("bench/README.md", "./dev bench", "takes ten minutes"),
     ("docs/PERFORMANCE.md", "apt-get install etcd-server", "takes ten minutes"),
-    ("docs/RUNBOOK.md", "sudo systemctl restart", "is about the reader's own units"),
-    ("docs/RUNBOOK.md", "db() { program", "is about the reader's own Postgres"),
-    ("docs/RUNBOOK.md", "./dev check https://", "is about the reader's own hosts"),
+    (RUNBOOK, "sudo systemctl restart", "is about the reader's own units"),
+    (RUNBOOK, "./dev check https://", "is about the reader's own hosts"),
+];
+
+/// Blocks of the runbook that are about a Postgres of config-api's own, and are not run with a given one.
+const OWN_POSTGRES: [&str; 3] = [
+    "grep -o 'Postgres has stopped'",
+    "grep -c 'Creating a private Postgres cluster'",
+    r#"ps -o rss= -p "$(sed -n 1p "$DATA_DIR/postgres/postmaster.pid")""#,
 ];
 
 /// Documents whose blocks a test below runs.
-const RUN: [&str; 3] = ["README.md", "docs/API.md", "docs/RUNBOOK.md"];
+const RUN: [&str; 3] = ["README.md", "docs/API.md", RUNBOOK];
 
 #[tokio::test]
 async fn the_readmes_tour_works() {
@@ -61,18 +69,83 @@ async fn the_examples_of_the_api_work() {
 /// It starts, stops, breaks and restores a config-api with a Postgres of its own.
 #[tokio::test]
 async fn the_runbooks_procedures_work() {
-    // As root, Postgres's own user may pass through it.
-    let place = tempfile::Builder::new().prefix("config-api-tests-").tempdir().unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let (address, at) = (format!("127.0.0.1:{port}"), |name: &str| place.path().join(name).display().to_string());
-    let shell = Shell::new()
-        .reaching(4000, &format!("http://{address}"))
-        .with("LISTEN_ADDR", &address)
-        .with("DATA_DIR", &at("data"))
-        .with("LOG", &at("config-api.log"))
-        .with("BACKUP", &at("config-api.dump"))
-        .ending_with(r#"kill "$(cat "$DATA_DIR/lock")" 2>/dev/null && wait"#);
-    shell.run("docs/RUNBOOK.md", &chunks(&runnable("docs/RUNBOOK.md"))).await;
+    let place = Place::new();
+    place.shell().with("DATA_DIR", &place.at("data")).run(RUNBOOK, &chunks(&runnable(RUNBOOK))).await;
+}
+
+/// The same with a given Postgres.
+#[tokio::test]
+async fn the_runbooks_procedures_work_with_a_given_postgres() {
+    let (place, database) = (Place::new(), Database::empty().await);
+    let all = runnable(RUNBOOK).into_iter();
+    let (own, both): (Vec<_>, Vec<_>) =
+        all.partition(|block| OWN_POSTGRES.iter().any(|beginning| block.text.starts_with(beginning)));
+    assert_eq!(own.len(), OWN_POSTGRES.len());
+    place.shell().with("DATABASE_URL", &database.url).run(RUNBOOK, &chunks(&both)).await;
+}
+
+/// Neither a wait without an end, nor a signal to whoever has the process's id by now, nor another Postgres.
+#[tokio::test]
+async fn the_runbooks_functions_say_so_when_nothing_runs() {
+    let place = Place::new();
+    let mut all: Vec<_> = runnable(RUNBOOK).into_iter().take_while(|block| block.text != "start\n").collect();
+    all.extend(blocks(RUNBOOK, WHEN_NOTHING_RUNS));
+    place.shell().with("DATA_DIR", &place.at("data")).run(RUNBOOK, &chunks(&all)).await;
+}
+
+const WHEN_NOTHING_RUNS: &str = r#"
+```sh
+db psql -c 'select 1' 2>&1 || echo refused
+# -> …db: the Postgres of … does not run, or its postmaster.pid cannot be read
+# -> refused
+stop 2>&1 || echo refused
+# -> …stop: … names no config-api that runs
+# -> refused
+mkdir -p "$DATA_DIR/postgres"
+command sleep 60 & echo $! | tee "$DATA_DIR/lock" >"$DATA_DIR/postgres/postmaster.pid"
+db psql -c 'select 1' 2>&1 || echo refused
+# -> db: the Postgres of … does not run, or its postmaster.pid cannot be read
+# -> refused
+stop 2>&1 || echo refused
+# -> stop: … names no config-api that runs
+# -> refused
+kill "$(cat "$DATA_DIR/lock")" && echo "it was still there"
+# -> it was still there
+rm "$DATA_DIR/lock"
+start 2>&1 || echo refused
+# -> config-api: …
+# -> refused
+wait_for false 2>&1 || echo refused
+# -> config-api: …
+# -> refused
+```
+"#;
+
+/// Where one run of the runbook has its files, and its config-api its port.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        // As root, Postgres's own user may pass through it.
+        Self(tempfile::Builder::new().prefix("config-api-tests-").tempdir().unwrap())
+    }
+
+    fn at(&self, name: &str) -> String {
+        self.0.path().join(name).display().to_string()
+    }
+
+    /// The shell ends the config-api that it started.
+    fn shell(&self) -> Shell {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let address = format!("127.0.0.1:{port}");
+        Shell::new()
+            .reaching(4000, &format!("http://{address}"))
+            .with("LISTEN_ADDR", &address)
+            .with("LOG", &self.at("config-api.log"))
+            .with("BACKUP", &self.at("config-api.dump"))
+            .with("RUN_DIR", &self.at(""))
+            .ending_with("stop 2>/dev/null || true")
+    }
 }
 
 #[test]
@@ -115,7 +188,7 @@ fn every_link_leads_somewhere() {
 fn every_log_line_of_the_runbook_is_one_that_the_code_writes() {
     let sources = sources();
     let written: Vec<_> = string_literals(&sources).filter(|literal| fixed_letters(literal) > 7).collect();
-    let text = read("docs/RUNBOOK.md");
+    let text = read(RUNBOOK);
     let lines: Vec<_> = log_lines(&text).collect();
     assert!(lines.len() > 40, "{lines:?}");
     for line in lines {

@@ -27,7 +27,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 const MARK: char = '\u{1e}';
 
 /// What a refusal is: to a curl whose output the document states, an answer; to another one, the end. And a wait for a
-/// person is too long for a test.
+/// person is too long for a test; one that counts them, up to 120, still is half a minute.
 const PRELUDE: &str = r#"set -eu
 stated=no
 curl() {
@@ -36,7 +36,7 @@ curl() {
         *) command curl -s --fail-with-body "$@" ;;
     esac
 }
-sleep() { command sleep 0.05; }
+sleep() { command sleep 0.25; }
 "#;
 
 /// Commands, and what they print when the document says so.
