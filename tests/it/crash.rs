@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasher, RandomState},
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -74,6 +75,9 @@ async fn after_kill_9_every_acknowledged_write_is_there_once() {
     next.kill().await;
 }
 
+/// Acknowledged writes after which a round's kill comes at the latest.
+const LATEST: u64 = 300;
+
 /// Who is killed.
 #[derive(Clone, Copy, Debug)]
 enum Victim {
@@ -99,7 +103,10 @@ async fn after_kill_9_of_the_standalone_its_postgres_or_both_the_next_start_has_
         for (writer, number) in numbers.iter_mut().enumerate() {
             let value = service.client.value(&format!("w{writer}")).await;
             let there = if value.status == 404 { 0 } else { value.body.parse().unwrap() };
-            assert!((*number..=*number + 1).contains(&there), "{killed:?}: {number} acknowledged, {there} is there");
+            assert!(
+                (*number..=*number + 1).contains(&there),
+                "{killed:?}, writer {writer}: {number} acknowledged, {there} is there"
+            );
             *number = there;
         }
         let postmaster = std::fs::read_to_string(data.path().join("postgres/postmaster.pid")).unwrap();
@@ -117,8 +124,9 @@ async fn after_kill_9_of_the_standalone_its_postgres_or_both_the_next_start_has_
                 acknowledged.fetch_add(1, Ordering::Relaxed);
             }
         });
-        // A moment that no two rounds share: somewhere in a group, a commit, an answer.
-        let moment = 1 + round * round % 97;
+        // Somewhere in a group, a commit, an answer: another moment in each round and each run. A failure shows them.
+        let moment = 1 + RandomState::new().hash_one(round) % LATEST;
+        eprintln!("round {round}: kills {victim:?} once {moment} writes were acknowledged");
         let kills = async {
             until("there is load", async || (acknowledged.load(Ordering::Relaxed) >= moment).then_some(())).await;
             let victims = match victim {
@@ -144,6 +152,8 @@ async fn after_kill_9_of_the_standalone_its_postgres_or_both_the_next_start_has_
     let told: Vec<_> =
         history.as_array().unwrap().iter().map(|version| version["data"]["value"].as_u64().unwrap()).collect();
     assert!(told.iter().copied().eq(1..=told.len() as u64), "each number once and in order: {told:?}");
+    let (acknowledged, there) = (numbers[0], told.len() as u64);
+    assert!((acknowledged..=acknowledged + 1).contains(&there), "{acknowledged} acknowledged, {there} are there");
     last.terminate();
     assert_eq!(last.ended().await.0.code(), Some(0));
 }
