@@ -127,7 +127,7 @@ struct Place(tempfile::TempDir);
 impl Place {
     fn new() -> Self {
         // As root, Postgres's own user may pass through it.
-        Self(tempfile::Builder::new().prefix("config-api-tests-").tempdir().unwrap())
+        Self(tempfile::Builder::new().prefix("config-api-tests-").tempdir().expect("a temporary directory"))
     }
 
     fn at(&self, name: &str) -> String {
@@ -136,7 +136,7 @@ impl Place {
 
     /// The shell ends the config-api that it started.
     fn shell(&self) -> Shell {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
         let address = format!("127.0.0.1:{port}");
         Shell::new()
             .reaching(4000, &format!("http://{address}"))
