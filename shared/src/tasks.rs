@@ -93,3 +93,57 @@ impl CriticalTasks {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, future::pending};
+
+    use super::*;
+
+    async fn until_stopped(stop: CancellationToken) -> Result<(), Infallible> {
+        stop.cancelled().await;
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_task_that_fails_ends_by_itself_or_panics_is_told_with_its_cause() {
+        let died = async |spawn: fn(&mut CriticalTasks)| {
+            let mut tasks = CriticalTasks::default();
+            tasks.spawn("other", until_stopped);
+            spawn(&mut tasks);
+            let died = tasks.first_death().await;
+            tasks.stop().await;
+            Chain(&died).to_string()
+        };
+        let failed = died(|tasks| tasks.spawn("tail", async |_| Err::<(), _>("the log is gone"))).await;
+        assert_eq!(failed, "the tail task failed: the log is gone");
+        assert_eq!(
+            died(|tasks| tasks.spawn("tail", async |_| Ok::<_, Infallible>(()))).await,
+            "the tail task ended by itself"
+        );
+        let panicked = died(|tasks| tasks.spawn("tail", async |_| -> Result<(), Infallible> { panic!("a bug") })).await;
+        assert!(panicked.contains("panicked") && panicked.contains("a bug"), "{panicked}");
+    }
+
+    #[tokio::test]
+    async fn the_death_of_a_merged_services_task_is_told_too() {
+        let (mut tasks, mut other) = (CriticalTasks::default(), CriticalTasks::default());
+        tasks.spawn("committer", until_stopped);
+        other.spawn("tail", async |_| Err::<(), _>("the log is gone"));
+        tasks.absorb("query service", other);
+        let told = Chain(&tasks.first_death().await).to_string();
+        assert_eq!(told, "the query service task failed: the tail task failed: the log is gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_does_not_end_when_told_to_is_left_after_its_time() {
+        let mut tasks = CriticalTasks::default();
+        tasks.spawn("stuck", async |_| {
+            pending::<()>().await;
+            Ok::<_, Infallible>(())
+        });
+        let began = tokio::time::Instant::now();
+        tasks.stop().await;
+        assert!(began.elapsed() >= STOP_LIMIT);
+    }
+}

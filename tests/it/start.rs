@@ -1,11 +1,17 @@
 //! Starts that cannot succeed end with one line and an exit code; those that can wait do; and a process that is told to end
 //! twice ends at once.
 
+use std::process::Stdio;
+
 use embedded_postgres::StopMode;
 use end_to_end::{
     CommandService, Database, HeldLog, LogLines, QueryService, Standalone, cluster,
-    process::{Process, run},
+    process::{Process, program, run},
     until,
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 use tokio::{net::TcpListener, task::JoinSet};
 
@@ -33,11 +39,18 @@ async fn a_wrong_setting_is_named_with_its_source_and_remedy() {
             (&[], &[("RUST_LOG", "inof")], "`inof` is no level; write a level (error, warn, info, debug, trace, off)"),
             (&["--config", "/does/not/exist"], &[], "/does/not/exist cannot be read: No such file"),
             (&["--listen", "0.0.0.0:0", "--database-url", "postgres://h/d"], &[], "--insecure-no-auth"),
+            (
+                &["--database-url", "postgres://u:hunter2@h/d?sslmod=require"],
+                &[],
+                "the parameter `sslmod`, which is not known",
+            ),
+            (&["postgres://u:hunter2@h/d"], &[], "'***'"),
             (&["--database-url", "mysql://h/d"], &[], "it looks like postgres://user:password@host:5432/database"),
             (&["--redact-names", "[", "--database-url", "postgres://h/d"], &[], "REDACT_NAMES"),
         ] {
             let complaint = refused(program, arguments, environment, USAGE).await;
             assert!(complaint.contains(told), "{told:?} is not in {complaint:?}");
+            assert!(!complaint.contains("hunter2"), "{complaint}");
         }
     }
     for program in services {
@@ -46,6 +59,10 @@ async fn a_wrong_setting_is_named_with_its_source_and_remedy() {
     }
     let complaint = refused("command-service", &["migrate"], &[], USAGE).await;
     assert!(complaint.contains("set DATABASE_URL"), "{complaint}");
+    // As compose files write what is not set.
+    let complaint =
+        refused("query-service", &[], &[("DATABASE_URL", ""), ("RUST_LOG", ""), ("CONFIG_FILE", "")], USAGE).await;
+    assert!(complaint.contains("no database is named"), "{complaint}");
     let two = [("DATABASE_URL", "postgres://h/d"), ("DATA_DIR", "/tmp/x")];
     let complaint = refused("config-api", &[], &two, USAGE).await;
     assert!(complaint.contains("leave one out"), "{complaint}");
@@ -75,14 +92,33 @@ async fn settings_are_printed_with_their_sources_and_help_names_defaults_and_exa
 }
 
 #[tokio::test]
+async fn printing_the_settings_of_a_task_does_not_do_it() {
+    let database = Database::empty().await;
+    for arguments in [["--print-config", "migrate"], ["migrate", "--print-config"]] {
+        let printed = run("command-service", &arguments, &[("DATABASE_URL", &database.url)]).await;
+        assert_eq!((printed.code, printed.complaint.as_str()), (Some(0), ""), "{printed:?}");
+        assert!(printed.output.contains("create_roles = false  # default"), "{printed:?}");
+    }
+    let tables: i64 = sqlx::query_scalar("select count(*) from pg_tables where schemaname = 'public'")
+        .fetch_one(&mut database.connect().await)
+        .await
+        .unwrap();
+    assert_eq!(tables, 0);
+    let printed = run("config-api", &["--print-config"], &[("HOME", "/home/ann")]).await;
+    assert!(printed.output.contains("# data_dir = \"/"), "{printed:?}");
+}
+
+#[tokio::test]
 async fn a_database_that_refuses_is_told_at_once_with_the_remedy() {
     let database = Database::new().await;
     database.execute("create role outsider login password 'outsider'").await;
     let (_, host) = database.url.rsplit_once('@').unwrap();
+    let password = database.url.split(['/', ':', '@']).nth(4).unwrap();
     let (server, _) = database.url.rsplit_once('/').unwrap();
     let cases = [
         (format!("postgres://config_api:wrong@{host}"), "check user and password in DATABASE_URL"),
         (format!("{server}/missing"), "check the database's name in DATABASE_URL, or create it: createdb"),
+        (format!("postgres://config_api:{password}@{host}?sslmode=require"), "whether the server speaks TLS"),
         (format!("postgres://outsider:outsider@{host}"), "grant config_api_"),
     ];
     for (url, told) in &cases {
@@ -92,11 +128,64 @@ async fn a_database_that_refuses_is_told_at_once_with_the_remedy() {
             assert!(!complaint.contains(&database.url), "no secrets: {complaint}");
         }
     }
-    for (url, told) in &cases[..2] {
+    for (url, told) in &cases[..3] {
         let complaint = refused("config-api", &["--listen", "127.0.0.1:0", "--database-url", url], &[], FAILURE).await;
         assert!(complaint.contains(told), "{told:?} is not in {complaint:?}");
     }
-    database.execute("drop role outsider").await;
+    // Enough to read and to append, and not to keep answers.
+    database
+        .execute(
+            "grant select on events, _sqlx_migrations, snapshots to outsider; grant insert, update on snapshots to outsider;
+             grant execute on function append_events to outsider",
+        )
+        .await;
+    let arguments = ["--listen", "127.0.0.1:0", "--database-url", &cases[3].0];
+    let complaint = refused("command-service", &arguments, &[], FAILURE).await;
+    assert!(complaint.contains("may not append to the event log"), "{complaint}");
+    let owner_wanted =
+        refused("command-service", &["migrate", "--create-roles"], &[("DATABASE_URL", &cases[3].0)], FAILURE).await;
+    assert!(owner_wanted.contains("do it as a superuser, or as a role with createrole"), "{owner_wanted}");
+    database.execute("drop owned by outsider; drop role outsider").await;
+}
+
+#[tokio::test]
+async fn a_wait_of_no_time_is_one_attempt() {
+    let database = Database::new().await;
+    let service =
+        Process::start("command-service", &["--database-url", &database.url, "--database-wait-seconds", "0"]).await;
+    service.client.put("a", 1).await;
+    service.terminate();
+    assert_eq!(service.ended().await.0.code(), Some(0));
+}
+
+/// While it waits for a database, which it does for a minute.
+#[tokio::test]
+async fn a_migration_can_be_stopped() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("postgres://u:p@{}/d", silent.local_addr().unwrap());
+    let arguments = ["migrate", "--database-url", &url];
+    // Accepted, and never answered.
+    let ((code, complaint), _kept) = tokio::join!(stopped_by_a_signal(&arguments), silent.accept());
+    assert_eq!(code, Some(FAILURE), "{complaint}");
+    assert!(complaint.contains("stopped before the schema was migrated; run it again"), "{complaint}");
+}
+
+/// Starts the command service's program, sends SIGTERM when it has its handler, and tells how it ended.
+async fn stopped_by_a_signal(arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = tokio::process::Command::new(program("command-service"));
+    command.args(arguments).env_clear().stderr(Stdio::piped()).stdout(Stdio::null()).kill_on_drop(true);
+    let child = command.spawn().expect("the program starts");
+    let pid = child.id().expect("it runs");
+    until("it handles signals", async || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("Linux tells");
+        let caught = u64::from_str_radix(caught.trim(), 16).expect("a mask");
+        (caught >> (Signal::SIGTERM as u32 - 1) & 1 == 1).then_some(())
+    })
+    .await;
+    kill(Pid::from_raw(i32::try_from(pid).expect("pids are small")), Signal::SIGTERM).expect("it runs");
+    let ended = child.wait_with_output().await.expect("it ends");
+    (ended.status.code(), String::from_utf8(ended.stderr).expect("UTF-8"))
 }
 
 /// It takes connections, like a proxy whose server is gone, and never says a word.

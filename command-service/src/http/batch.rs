@@ -101,15 +101,16 @@ struct OperationBody {
     #[serde(default, deserialize_with = "present")]
     value: Option<Box<RawValue>>,
     /// The version that it must have; 0: it must have no value.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "present")]
     if_version: Option<u64>,
     /// Of `delete`: what is not there need not be deleted.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "present")]
     missing_ok: Option<bool>,
 }
 
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
-    Box::<RawValue>::deserialize(deserializer).map(Some)
+/// What is there is not absent, also when it is `null`: a value may be that, and a version may not.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 /// The answer in JSON.
