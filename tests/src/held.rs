@@ -50,6 +50,12 @@ impl HeldLog {
         assert!(sent, "{function} of backend {pid}");
     }
 
+    /// Runs statements that write to the log, and lets the others through behind them.
+    pub async fn write_and_release(mut self, sql: &str) {
+        self.holder.execute(sql).await.expect("the statements run");
+        self.holder.execute("commit").await.expect("it was kept");
+    }
+
     /// Lets them through.
     pub async fn release(mut self) {
         self.holder.execute("rollback").await.expect("it was kept");

@@ -53,7 +53,12 @@ impl CommandService {
 
     /// One on this database.
     pub async fn start(database: &Database) -> Running {
-        let app = command_service::App::build(Self::config(&database.url)).await.expect("the command service builds");
+        Self::start_with(Self::config(&database.url)).await
+    }
+
+    /// One with these settings.
+    pub async fn start_with(config: command_service::Config) -> Running {
+        let app = command_service::App::build(config).await.expect("the command service builds");
         Running::new(move |listener, stop| app.serve(listener, stop)).await
     }
 }
