@@ -14,3 +14,4 @@ mod replicas;
 mod schema;
 mod start;
 mod values;
+mod writes;

@@ -1,0 +1,163 @@
+//! What loading costs: few statements for many names, and look-ups by index, whatever the statistics say.
+
+use command_service::store::{LoadedConfig, Loader};
+use end_to_end::{CommandService, Database, LogLines, until, wait::PATIENCE};
+use futures_util::future::join_all;
+use shared::name::ConfigName;
+use sqlx::{Connection, PgConnection};
+use tokio::{task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::put;
+use crate::append::group::{Group, names, new_id};
+
+/// Sessions of others. One that has ended has told its part of the counters.
+const OTHERS: &str = "
+select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
+
+async fn until_alone(connection: &mut PgConnection) {
+    until("all others have ended their sessions", async || {
+        let others: i64 = sqlx::query_scalar(OTHERS).fetch_one(&mut *connection).await.expect("it answers");
+        (others == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn first_writes_to_many_names_at_once_load_them_by_few_statements() {
+    const NAMES: usize = 200;
+    let lines = LogLines::collect();
+    let database = Database::new().await;
+    let service = CommandService::start(&database).await;
+    // Nobody can read the log until all of them are asked for.
+    let mut holder = database.connect().await;
+    let mut holding = holder.begin().await.unwrap();
+    sqlx::query("lock table events in access exclusive mode").execute(&mut *holding).await.unwrap();
+    let mut writing = JoinSet::new();
+    for name in 0..NAMES {
+        writing.spawn(put(&format!("n{name}"), 1).sent_to(service.client.clone()));
+    }
+    until("all writes have arrived", async || (lines.count("[info] PUT /config/n") == NAMES).then_some(())).await;
+    holding.rollback().await.unwrap();
+    holder.close().await.unwrap();
+    assert!(writing.join_all().await.iter().all(|answer| answer.status == 200));
+    service.stop().await.unwrap();
+
+    let mut connection = database.connect().await;
+    until_alone(&mut connection).await;
+    assert_eq!(names(&mut connection).await.len(), NAMES);
+    let transactions: i64 =
+        sqlx::query_scalar("select xact_commit from pg_stat_database where datname = current_database()")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+    // All that the service did, from its start on; each statement of its own is a transaction.
+    assert!((10..100).contains(&transactions), "{transactions} transactions for {NAMES} writes");
+}
+
+/// Names in a measured load.
+const NAMES: u32 = 64;
+
+/// Measured loads; more than the five after which a statement has one plan for good.
+const LOADS: u32 = 10;
+
+/// Most pages that they may fetch, in a log of any length: per name two look-ups in `snapshots` and one in `events`, each
+/// through two or three pages, and the row. A look-up that walks the log costs many times that.
+const MOST_PAGES: i64 = 20 * NAMES as i64 * LOADS as i64;
+
+/// On the log and the snapshots, in sessions that have ended: scans of tables, scans of indexes, pages fetched.
+const COUNTERS: &str = "
+select sum(seq_scan)::bigint, sum(idx_scan)::bigint,
+       sum(coalesce(heap_blks_read + heap_blks_hit, 0) + coalesce(idx_blks_read + idx_blks_hit, 0)
+           + coalesce(toast_blks_read + toast_blks_hit, 0))::bigint
+  from pg_stat_user_tables join pg_statio_user_tables using (relid)
+ where relid in ('events'::regclass, 'snapshots'::regclass)";
+
+#[tokio::test]
+async fn a_load_from_a_log_without_statistics_looks_up_by_index_and_costs_the_same_at_any_length() {
+    costs_the_same_at_any_length("select").await;
+}
+
+/// Worse than none: by them, reading the whole table is best.
+#[tokio::test]
+async fn a_load_from_a_log_with_statistics_from_when_it_was_empty_does_as_well() {
+    costs_the_same_at_any_length("analyze events, snapshots").await;
+}
+
+async fn costs_the_same_at_any_length(prepare: &str) {
+    let database = Database::new().await;
+    database.execute(prepare).await;
+    for (events, filled) in [(1_000, 0..1_000), (20_000, 1_000..20_000)] {
+        let mut session = database.connect().await;
+        fill(&mut session, filled).await;
+        session.close().await.expect("it is open");
+        let before = counters(&database).await;
+        load(&database).await;
+        let after = counters(&database).await;
+        let (tables, indexes, pages) = (after.0 - before.0, after.1 - before.1, after.2 - before.2);
+        assert_eq!(tables, 0, "scans of tables, in a log of {events} events");
+        assert!(indexes >= i64::from(NAMES * LOADS) * 2, "{indexes} scans of indexes");
+        assert!(pages <= MOST_PAGES, "{pages} pages in a log of {events} events, and at most {MOST_PAGES} are right");
+    }
+}
+
+/// One event for each name, and a snapshot for some.
+async fn fill(session: &mut PgConnection, names: std::ops::Range<u32>) {
+    for first in names.clone().step_by(500) {
+        let units = (first..names.end.min(first + 500))
+            .fold(Group::default(), |group, name| group.unit(new_id()).event(&name.to_string(), 0));
+        units.append(&mut *session).await.expect("the log is filled");
+    }
+    sqlx::query(
+        r#"insert into snapshots (aggregate_type, aggregate_id, last_sequence, current_snapshot, payload)
+           select 'ConfigValue', n::text, 1, 1, '{"state":{"Set":{"value":1}}}' from generate_series($1, $2, 2) n"#,
+    )
+    .bind(i64::from(names.start))
+    .bind(i64::from(names.end) - 1)
+    .execute(session)
+    .await
+    .expect("snapshots");
+}
+
+/// Loads by the service's own statement, on a session as it opens them.
+async fn load(database: &Database) {
+    let (loader, handle) = Loader::new(CommandService::config(&database.url).database);
+    let (stop, mut lanes) = (CancellationToken::new(), JoinSet::new());
+    for lane in loader.lanes().take(1) {
+        lanes.spawn(lane.run(stop.clone()));
+    }
+    for load in 0..LOADS {
+        let wanted = (0..NAMES).map(|name| ConfigName::stored(&(load * NAMES + name).to_string())).collect();
+        let loaded = handle.load(wanted, Instant::now() + PATIENCE).await.expect("they are loaded");
+        assert!(loaded.iter().all(|loaded| loaded.version() == 1));
+    }
+    stop.cancel();
+    assert!(lanes.join_all().await.iter().all(Result::is_ok));
+}
+
+async fn counters(database: &Database) -> (i64, i64, i64) {
+    let mut connection = database.connect().await;
+    until_alone(&mut connection).await;
+    sqlx::query_as(COUNTERS).fetch_one(&mut connection).await.expect("the counters")
+}
+
+/// A statement takes 256 names; these wait before any is under way.
+#[tokio::test]
+async fn loads_that_wait_together_are_answered_each_with_its_own_names() {
+    let database = Database::new().await;
+    fill(&mut database.connect().await, 0..300).await;
+    let (loader, handle) = Loader::new(CommandService::config(&database.url).database);
+    let wanted = |n: u32| [n, n + 300].map(|name| ConfigName::stored(&name.to_string())).to_vec();
+    let loads = join_all((0..300).map(|n| handle.load(wanted(n), Instant::now() + PATIENCE)));
+    let (stop, mut lanes) = (CancellationToken::new(), JoinSet::new());
+    for lane in loader.lanes() {
+        lanes.spawn(lane.run(stop.clone()));
+    }
+    for (n, loaded) in loads.await.into_iter().enumerate() {
+        let told = |loaded: &LoadedConfig| (loaded.name().to_string(), loaded.version());
+        let loaded: Vec<_> = loaded.expect("they are loaded").iter().map(told).collect();
+        assert_eq!(loaded, [(n.to_string(), 1), ((n + 300).to_string(), 0)]);
+    }
+    stop.cancel();
+    assert!(lanes.join_all().await.iter().all(Result::is_ok));
+}
