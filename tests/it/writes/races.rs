@@ -8,10 +8,10 @@ use std::{
     },
 };
 
-use end_to_end::{Client, CommandService, Database, services::Running};
+use end_to_end::{Client, CommandService, Database, services::Running, wait::PATIENCE};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
 
 use super::{
     Write, batch, delete,
@@ -29,6 +29,11 @@ async fn two_services(database: &Database) -> [Running; 2] {
 
 fn client_of(services: &[Running; 2], client: u64) -> Client {
     services[usize::from(client % 2 == 1)].client.clone()
+}
+
+/// What the clients return; a client that never comes through is a failure.
+async fn ended<T: Send + 'static>(clients: JoinSet<T>) -> Vec<T> {
+    timeout(PATIENCE, clients.join_all()).await.expect("all clients come through")
 }
 
 /// The counter's value is its version, so that who was refused knows the value as well.
@@ -60,7 +65,7 @@ async fn a_counter_that_many_increment_by_compare_and_set_counts_each_of_them() 
             done
         });
     }
-    let mut versions = counting.join_all().await.concat();
+    let mut versions = ended(counting).await.concat();
     versions.sort_unstable();
     let expected: Vec<_> = (1..=CLIENTS * INCREMENTS).collect();
     assert_eq!(versions, expected, "each success is a version that nobody else got");
@@ -111,7 +116,7 @@ async fn all_answers_about_a_hot_name_are_right_in_one_order() {
             calls
         });
     }
-    let calls = clients.join_all().await.concat();
+    let calls = ended(clients).await.concat();
     let log = log(&mut database.connect().await).await;
     for name in NAMES {
         let calls: Vec<_> = calls.iter().filter(|(of, _)| *of == name).map(|(_, call)| *call).collect();
@@ -155,7 +160,7 @@ async fn batches_that_write_the_same_names_in_opposite_orders_all_come_through_w
             }
         });
     }
-    writing.join_all().await;
+    ended(writing).await;
     let log = log(&mut database.connect().await).await;
     assert_eq!(log.len(), usize::try_from(CLIENTS * BATCHES * 4).unwrap());
     for (unit, version) in log.chunks(4).zip(1..) {
@@ -168,7 +173,7 @@ async fn batches_that_write_the_same_names_in_opposite_orders_all_come_through_w
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn transfers_between_two_accounts_lose_and_make_no_money() {
-    const TRANSFERS: usize = 10;
+    const TRANSFERS: usize = 30;
     const ACCOUNTS: [&str; 2] = ["left", "right"];
     let database = Database::new().await;
     let services = two_services(&database).await;
@@ -197,7 +202,7 @@ async fn transfers_between_two_accounts_lose_and_make_no_money() {
             }
         });
     }
-    transferring.join_all().await;
+    ended(transferring).await;
     let balances = balances(&mut database.connect().await).await;
     let transfers = i64::try_from(TRANSFERS).unwrap() * i64::try_from(CLIENTS / 2).unwrap();
     assert_eq!(balances["left"].0 + balances["right"].0, 2000);
