@@ -198,7 +198,7 @@ impl Cluster {
     pub fn why_ended(&self, status: ExitStatus) -> Error {
         let log = Log::of(&self.directory);
         let fault = disk::fault(&self.directory.cluster(), disk::WAL_SEGMENT);
-        fault.unwrap_or_else(|| Error::Ended { status, output: log.tail(), log: log.path })
+        fault.unwrap_or_else(|| Error::Ended { status, output: log.last_line(), log: log.path })
     }
 
     /// Stops a throw-away cluster at once and deletes its data directory.

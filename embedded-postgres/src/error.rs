@@ -247,14 +247,14 @@ pub enum Error {
     Start {
         /// How it ended.
         status: ExitStatus,
-        /// The last lines it wrote.
+        /// The last line it wrote.
         output: String,
         /// Where the rest is.
         log: PathBuf,
     },
 
     /// The server ended though nobody had asked.
-    #[error("Postgres ended by itself ({status}): {output}. The whole log is {}", .log.display())]
+    #[error("Postgres ended by itself ({status}); start again, it recovers what was acknowledged. Its log is {}, and ends: {output}", .log.display())]
     Ended {
         /// How it ended.
         status: ExitStatus,

@@ -52,6 +52,12 @@ impl Log {
         self.read_tail().unwrap_or_else(|error| format!("its log cannot be read: {error}"))
     }
 
+    /// The last line.
+    pub(crate) fn last_line(&self) -> String {
+        let tail = self.tail();
+        tail.rsplit(" | ").next().unwrap_or_default().to_owned()
+    }
+
     fn read_tail(&self) -> std::io::Result<String> {
         let mut file = File::open(&self.path)?;
         let from = self.begins.max(file.metadata()?.len().saturating_sub(QUOTED_BYTES));
