@@ -6,6 +6,7 @@
 
 pub mod app;
 pub mod banner;
+pub mod run;
 pub mod settings;
 
 pub use app::App;

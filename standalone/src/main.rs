@@ -1,81 +1,20 @@
-//! The standalone's process: settings, log, Postgres, app, serve, and the same in reverse.
+//! The standalone's process: settings in, one line when it cannot run.
 
-use std::{net::SocketAddr, process::ExitCode};
+use std::process::ExitCode;
 
 use config_api::{
-    App,
-    app::Config,
-    banner,
-    settings::{Cli, Database, defaults},
+    run,
+    settings::{Cli, defaults},
 };
-use embedded_postgres::{Cluster, Options, StopMode};
-use shared::{
-    BoxError,
-    http::server,
-    settings::{self, usage},
-    shutdown, telemetry,
-};
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use shared::{settings, telemetry};
 
 fn main() -> ExitCode {
     let cli = match settings::parse::<Cli>(&defaults()) {
         Ok(cli) => cli,
         Err(code) => return code,
     };
-    match start(&cli) {
+    match run::run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => telemetry::fail("config-api", error.as_ref()),
     }
-}
-
-fn start(cli: &Cli) -> Result<(), BoxError> {
-    telemetry::init(cli.log.log_format, &cli.log.log_filter)?;
-    let (database, address) = (cli.database()?, cli.listen.address().map_err(usage)?);
-    let runtime = tokio::runtime::Runtime::new()?;
-    let shutdown = shutdown::on_signal(runtime.handle())?;
-    runtime.block_on(async {
-        let listener = server::bind(address).await?;
-        let data_dir = match database {
-            Database::Given { url } => return serve(cli, url, "in the given Postgres", listener, shutdown).await,
-            Database::Own { data_dir } => data_dir,
-        };
-        let data = data_dir.display().to_string();
-        let options = Options { bin_dir: cli.postgres_bin_dir.clone(), ..Options::durable(data_dir) };
-        let postgres = tokio::select! {
-            postgres = Cluster::start(options) => postgres?,
-            () = shutdown.cancelled() => return Ok(()),
-        };
-        let served = tokio::select! {
-            served = serve(cli, postgres.url(embedded_postgres::DATABASE), &data, listener, shutdown) => served,
-            status = postgres.exited() => Err(postgres.why_ended(status).into()),
-        };
-        // The cause first, should Postgres then not stop either.
-        let stopped = postgres.stop(StopMode::Fast).await;
-        served.and(stopped.map_err(Into::into))
-    })
-}
-
-async fn serve(
-    cli: &Cli,
-    database_url: String,
-    data: &str,
-    listener: TcpListener,
-    shutdown: CancellationToken,
-) -> Result<(), BoxError> {
-    let config = Config {
-        database_wait: cli.start.database_wait(),
-        max_value_bytes: cli.limits.max_value_bytes,
-        key_lifetime: cli.limits.key_lifetime(),
-        redaction: cli.log.redaction().map_err(usage)?,
-        ..Config::new(database_url)
-    };
-    let address: SocketAddr = listener.local_addr()?;
-    let app = tokio::select! {
-        app = App::build(config) => app?,
-        () = shutdown.cancelled() => return Ok(()),
-    };
-    tracing::info!("Config API serves http://{address}; stop it with Ctrl-C");
-    let health = app.health();
-    Ok(banner::beside(app.serve(listener, shutdown), &health, address, data).await?)
 }

@@ -84,10 +84,17 @@ async fn settings_are_printed_with_their_sources_and_help_names_defaults_and_exa
         }
         let help = run(program, &["--help"], &[]).await;
         assert_eq!(help.code, Some(0));
-        let examples = help.output.to_lowercase().matches("example: ").count();
-        let settings =
-            printed.output.lines().filter(|line| line.contains(" = ") || line.ends_with("is not set")).count();
-        assert!(examples >= settings, "{examples} examples for {settings} settings: {}", help.output);
+        let settings = printed.output.lines().skip(1).map(|line| line.trim_start_matches("# "));
+        for id in settings.filter_map(|line| line.split([' ', '=']).next()) {
+            let flag = format!(" --{}", id.replace('_', "-"));
+            let mut blocks = help.output.split("\n      -");
+            let block =
+                blocks.find(|block| format!(" -{block}").starts_with(&flag)).unwrap_or_else(|| panic!("no {flag}"));
+            assert!(block.to_lowercase().contains("example: "), "{block}");
+            assert!(block.contains("[env: "), "{block}");
+            let needs_none = ["database_url", "insecure_no_auth", "no_listen"];
+            assert!(block.contains("[default: ") || needs_none.contains(&id), "{block}");
+        }
     }
 }
 

@@ -1,0 +1,70 @@
+//! From settings to a running process, and back.
+
+use std::net::SocketAddr;
+
+use embedded_postgres::{Cluster, Options, StopMode};
+use shared::{BoxError, http::server, settings::usage, shutdown, telemetry};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    App,
+    app::Config,
+    banner,
+    settings::{Cli, Database},
+};
+
+/// Runs until a signal, or until something fails: log, address, Postgres, app, serve, and the same in reverse.
+///
+/// # Errors
+/// What kept it from starting, or ended it.
+pub fn run(cli: &Cli) -> Result<(), BoxError> {
+    telemetry::init(cli.log.log_format, &cli.log.log_filter)?;
+    let (database, address) = (cli.database()?, cli.listen.address().map_err(usage)?);
+    let runtime = tokio::runtime::Runtime::new()?;
+    let shutdown = shutdown::on_signal(runtime.handle())?;
+    runtime.block_on(async {
+        let listener = server::bind(address).await?;
+        let data_dir = match database {
+            Database::Given { url } => return serve(cli, url, "in the given Postgres", listener, shutdown).await,
+            Database::Own { data_dir } => data_dir,
+        };
+        let data = data_dir.display().to_string();
+        let options = Options { bin_dir: cli.postgres_bin_dir.clone(), ..Options::durable(data_dir) };
+        let postgres = tokio::select! {
+            postgres = Cluster::start(options) => postgres?,
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        let served = tokio::select! {
+            served = serve(cli, postgres.url(embedded_postgres::DATABASE), &data, listener, shutdown) => served,
+            status = postgres.exited() => Err(postgres.why_ended(status).into()),
+        };
+        // The cause first, should Postgres then not stop either.
+        let stopped = postgres.stop(StopMode::Fast).await;
+        served.and(stopped.map_err(Into::into))
+    })
+}
+
+async fn serve(
+    cli: &Cli,
+    database_url: String,
+    data: &str,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> Result<(), BoxError> {
+    let config = Config {
+        database_wait: cli.start.database_wait(),
+        max_value_bytes: cli.limits.max_value_bytes,
+        key_lifetime: cli.limits.key_lifetime(),
+        redaction: cli.log.redaction().map_err(usage)?,
+        ..Config::new(database_url)
+    };
+    let address: SocketAddr = listener.local_addr()?;
+    let app = tokio::select! {
+        app = App::build(config) => app?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    tracing::info!("Config API serves http://{address}; stop it with Ctrl-C");
+    let health = app.health();
+    Ok(banner::beside(app.serve(listener, shutdown), &health, address, data).await?)
+}
