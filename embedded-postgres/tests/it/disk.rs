@@ -59,8 +59,10 @@ fn fill(path: &Path) {
     }
 }
 
+/// By a second mount over the first: that one may be busy for a moment yet, with a file that is open for writing.
 fn remount_read_only(disk: &Path) {
-    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    mount(Some(disk), disk, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
     mount(None::<&str>, disk, None::<&str>, flags, None::<&str>).unwrap();
 }
 
