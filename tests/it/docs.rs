@@ -102,7 +102,7 @@ stop 2>&1 || echo refused
 # -> …stop: … names no config-api that runs
 # -> refused
 mkdir -p "$DATA_DIR/postgres"
-command sleep 60 & echo $! | tee "$DATA_DIR/lock" >"$DATA_DIR/postgres/postmaster.pid"
+tail -f /dev/null & echo $! | tee "$DATA_DIR/lock" >"$DATA_DIR/postgres/postmaster.pid"
 db psql -c 'select 1' 2>&1 || echo refused
 # -> db: the Postgres of … does not run, or its postmaster.pid cannot be read
 # -> refused

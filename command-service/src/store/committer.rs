@@ -16,28 +16,26 @@ use shared::{
     name::ConfigName,
     telemetry::Chain,
 };
-use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
+use sqlx::postgres::PgConnectOptions;
 use tokio::{
     sync::{
         OwnedSemaphorePermit, Semaphore,
         mpsc::{self, error::TrySendError},
         oneshot,
     },
-    time::{Instant, timeout},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     append::{Appended, Outcome, Unit, append},
+    connection::Connections,
     outage::Outage,
 };
 
 /// SQLSTATEs of an append that may succeed at another time, and has not been carried out: the lock was not granted in time;
 /// somebody cancelled the statement.
 const NOT_NOW: [&str; 2] = ["55P03", "57014"];
-
-/// How long a connection that worked is taken to work.
-const TRUSTED: Duration = Duration::from_secs(1);
 
 /// SQLSTATE of a server that takes no writes: a standby, or a primary that was demoted. Another may have its address by now.
 const READ_ONLY: &str = "25006";
@@ -142,10 +140,7 @@ impl Handle {
 pub struct Committer {
     queue: mpsc::Receiver<Waiting>,
     options: Options,
-    database: PgConnectOptions,
-    connection: Option<(PgConnection, Instant)>,
-    /// How often it has connected.
-    connections: Arc<AtomicU64>,
+    connections: Connections,
     outage: Outage,
     /// Taken from the queue, but touches a name of the group before it.
     held_back: Option<Waiting>,
@@ -163,10 +158,9 @@ impl Committer {
     pub fn new(database: PgConnectOptions, options: Options) -> (Self, Handle) {
         let (sender, queue) = mpsc::channel(options.queue_units);
         let room = Arc::new(Semaphore::new(usize::try_from(options.queue_bytes).unwrap_or(usize::MAX)));
-        let connections = Arc::<AtomicU64>::default();
-        let handle = Handle { queue: sender, room, connections: Arc::clone(&connections) };
-        let outage = Outage::default();
-        (Self { queue, options, database, connection: None, connections, outage, held_back: None }, handle)
+        let connections = Connections::new(database, options.attempt_limit);
+        let handle = Handle { queue: sender, room, connections: connections.opened() };
+        (Self { queue, options, connections, outage: Outage::default(), held_back: None }, handle)
     }
 
     /// Appends what comes until `stop`; then what is queued, and ends.
@@ -266,28 +260,15 @@ impl Committer {
     }
 
     async fn attempt(&mut self, group: &[Waiting]) -> Result<Vec<Outcome>, Failure> {
-        let mut connection = self.connected().await.map_err(Failure::before)?;
+        let mut connection = self.connections.take().await.map_err(Failure::before)?;
         let units: Vec<_> = group.iter().map(|waiting| &waiting.unit).collect();
         let appending = append(&mut connection, &units, self.options.key_lifetime);
-        let appended = bounded(self.options.attempt_limit, appending).await.map_err(Failure::during);
+        let appended = self.connections.bounded(appending).await.map_err(Failure::during);
         // Otherwise it is dropped: its state is unknown as well, or its server is the wrong one.
         if appended.as_ref().err().is_none_or(|failure| matches!(failure.kind, Kind::NotNow | Kind::Refused)) {
-            self.connection = Some((connection, Instant::now()));
+            self.connections.give_back(connection);
         }
         appended
-    }
-
-    /// The connection. One that was idle may be dead: that is asked before anything is sent on it whose outcome would then be
-    /// unknown.
-    async fn connected(&mut self) -> Result<PgConnection, sqlx::Error> {
-        if let Some((mut connection, used)) = self.connection.take()
-            && (used.elapsed() < TRUSTED || bounded(self.options.attempt_limit, connection.ping()).await.is_ok())
-        {
-            return Ok(connection);
-        }
-        let connection = bounded(self.options.attempt_limit, self.database.connect()).await?;
-        self.connections.fetch_add(1, Ordering::Release);
-        Ok(connection)
     }
 }
 
@@ -357,11 +338,6 @@ fn still_wanted(group: Vec<Waiting>, perhaps_written: bool) -> Option<Vec<Waitin
     let (wanted, late): (Vec<_>, Vec<_>) = group.into_iter().partition(|waiting| waiting.until > now);
     refuse(late, if perhaps_written { &AppendError::Unknown } else { &AppendError::Unavailable });
     (!wanted.is_empty()).then_some(wanted)
-}
-
-async fn bounded<T>(limit: Duration, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
-    let late = || sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer within the limit"));
-    timeout(limit, work).await.unwrap_or_else(|_| Err(late()))
 }
 
 fn answer(group: Vec<Waiting>, outcomes: Vec<Outcome>) {

@@ -322,6 +322,16 @@ fn unit(scope: &CommandScope, decided: &[Decided], changes: bool, metadata: &Has
     let check = |Decided { loaded, event }: &Decided| {
         (changes && event.is_none()).then(|| Check { name: loaded.name.clone(), version: loaded.version })
     };
+    Unit {
+        command_id,
+        events: decided.iter().filter_map(event).collect(),
+        checks: decided.iter().filter_map(check).collect(),
+        keyed: scope.key().map(|key| Keyed { key, answer: answer_to_keep(command_id, decided).to_json() }),
+    }
+}
+
+/// What a repetition is told. The changes have no places yet; those are looked up then.
+fn answer_to_keep(command_id: Uuid, decided: &[Decided]) -> Answer {
     let mut place = Position::ZERO;
     let receipts = decided.iter().map(|Decided { loaded, event }| match event {
         None => loaded.clone().unchanged(),
@@ -332,13 +342,7 @@ fn unit(scope: &CommandScope, decided: &[Decided], changes: bool, metadata: &Has
             Receipt { version, token, recorded_at: loaded.recorded_at, changed: true, exists, previous: None }
         }
     });
-    let receipts: Vec<_> = receipts.collect();
-    Unit {
-        command_id,
-        events: decided.iter().filter_map(event).collect(),
-        checks: decided.iter().filter_map(check).collect(),
-        keyed: scope.key().map(|key| Keyed { key, answer: Answer::done(command_id, &receipts).to_json() }),
-    }
+    Answer::done(command_id, &receipts.collect::<Vec<_>>())
 }
 
 impl EventStore<ConfigValue> for ConfigEventStore {

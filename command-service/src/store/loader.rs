@@ -9,14 +9,15 @@ use shared::{
     name::ConfigName,
     telemetry::Chain,
 };
-use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
+use sqlx::postgres::PgConnectOptions;
 use tokio::{
     sync::{Mutex, mpsc, oneshot},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    connection::Connections,
     event_store::{LoadedConfig, StoreError},
     load,
     outage::Outage,
@@ -36,9 +37,6 @@ const ATTEMPT_LIMIT: Duration = Duration::from_secs(8);
 
 /// SQLSTATEs of a statement that may succeed at another time: somebody cancelled it; the server is full; a deadlock.
 const NOT_NOW: [&str; 3] = ["57014", "53300", "40P01"];
-
-/// How long a connection that worked is taken to work.
-const TRUSTED: Duration = Duration::from_secs(1);
 
 /// The names of one command.
 struct Wanted {
@@ -117,9 +115,8 @@ impl Loader {
     /// The lanes that share the queue.
     pub fn lanes(self) -> impl Iterator<Item = Lane> {
         let lane = move |_| Lane {
-            database: self.database.clone(),
             queue: Arc::clone(&self.queue),
-            connection: None,
+            connections: Connections::new(self.database.clone(), ATTEMPT_LIMIT),
             outage: Outage::default(),
         };
         (0..LANES).map(lane)
@@ -128,9 +125,8 @@ impl Loader {
 
 /// Loads one group after the other.
 pub struct Lane {
-    database: PgConnectOptions,
     queue: Arc<Mutex<Queue>>,
-    connection: Option<(PgConnection, Instant)>,
+    connections: Connections,
     outage: Outage,
 }
 
@@ -196,19 +192,10 @@ impl Lane {
 
     async fn attempt(&mut self, names: &[&ConfigName]) -> Result<Vec<Option<load::Row>>, Failure> {
         // Whatever keeps us from connecting may pass.
-        let mut connection = self.connected().await.map_err(Failure::Away)?;
-        let rows = bounded(load::rows(&mut connection, names)).await.map_err(Failure::of)?;
-        self.connection = Some((connection, Instant::now()));
+        let mut connection = self.connections.take().await.map_err(Failure::Away)?;
+        let rows = self.connections.bounded(load::rows(&mut connection, names)).await.map_err(Failure::of)?;
+        self.connections.give_back(connection);
         Ok(rows)
-    }
-
-    async fn connected(&mut self) -> Result<PgConnection, sqlx::Error> {
-        if let Some((mut connection, used)) = self.connection.take()
-            && (used.elapsed() < TRUSTED || bounded(connection.ping()).await.is_ok())
-        {
-            return Ok(connection);
-        }
-        bounded(self.database.connect()).await
     }
 }
 
@@ -236,11 +223,6 @@ fn answer(group: Vec<Wanted>, rows: Vec<Option<load::Row>>) {
         let loaded = names.into_iter().zip(of_command).map(|(name, last)| load::fold(name, last)).collect();
         let _gone = answer.send(loaded);
     }
-}
-
-async fn bounded<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
-    let late = || sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer within the limit"));
-    timeout(ATTEMPT_LIMIT, work).await.unwrap_or_else(|_| Err(late()))
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@
 //!                                          answer (idempotency keys) ─┘     └► snapshot: every 64 events, off the path
 //! ```
 
+mod connection;
+
 mod cache;
 mod load;
 mod loader;

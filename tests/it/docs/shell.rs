@@ -26,8 +26,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Between the outputs of two chunks.
 const MARK: char = '\u{1e}';
 
-/// What a refusal is: to a curl whose output the document states, an answer; to another one, the end. And a wait for a
-/// person is too long for a test; one that counts them, up to 120, still is half a minute.
+/// What a refusal is: to a curl whose output the document states, an answer; to another one, the end.
 const PRELUDE: &str = r#"set -eu
 stated=no
 curl() {
@@ -36,7 +35,6 @@ curl() {
         *) command curl -s --fail-with-body "$@" ;;
     esac
 }
-sleep() { command sleep 0.25; }
 "#;
 
 /// Commands, and what they print when the document says so.

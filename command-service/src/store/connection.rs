@@ -1,0 +1,69 @@
+//! A connection that is kept between uses. One that was idle may be dead: that is asked before anything is sent on it whose
+//! outcome would then be unknown.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
+use tokio::time::{Instant, timeout};
+
+/// How long a connection that worked is taken to work.
+const TRUSTED: Duration = Duration::from_secs(1);
+
+/// Opened when it is needed, and again when it was not given back.
+pub(super) struct Connections {
+    database: PgConnectOptions,
+    /// Longest that one exchange with the server may take.
+    limit: Duration,
+    kept: Option<(PgConnection, Instant)>,
+    opened: Arc<AtomicU64>,
+}
+
+impl Connections {
+    pub(super) fn new(database: PgConnectOptions, limit: Duration) -> Self {
+        Self { database, limit, kept: None, opened: Arc::default() }
+    }
+
+    /// Counts how often one was opened.
+    pub(super) fn opened(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.opened)
+    }
+
+    /// The kept one, or a new one.
+    ///
+    /// # Errors
+    /// When no server takes it, or not in time.
+    pub(super) async fn take(&mut self) -> Result<PgConnection, sqlx::Error> {
+        if let Some((mut connection, used)) = self.kept.take()
+            && (used.elapsed() < TRUSTED || self.bounded(connection.ping()).await.is_ok())
+        {
+            return Ok(connection);
+        }
+        let connection = self.bounded(self.database.connect()).await?;
+        self.opened.fetch_add(1, Ordering::Release);
+        Ok(connection)
+    }
+
+    /// Keeps one that works. One whose state is unknown, or whose server is the wrong one, is dropped instead.
+    pub(super) fn give_back(&mut self, connection: PgConnection) {
+        self.kept = Some((connection, Instant::now()));
+    }
+
+    /// An exchange with the server, for as long as it may take.
+    ///
+    /// # Errors
+    /// Its own, or that it took too long.
+    pub(super) async fn bounded<T>(
+        &self,
+        exchange: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        let late = || sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "no answer within the limit"));
+        timeout(self.limit, exchange).await.unwrap_or_else(|_| Err(late()))
+    }
+}
