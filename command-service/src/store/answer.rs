@@ -10,7 +10,7 @@ use shared::{
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use super::{event_store::StoreError, past, receipt::Receipt};
+use super::{error::StoreError, past, receipt::Receipt};
 use crate::domain::Refusal;
 
 /// An answer.

@@ -4,7 +4,7 @@
 use moka::sync::Cache;
 use shared::name::ConfigName;
 
-use super::event_store::LoadedConfig;
+use super::loaded::LoadedConfig;
 
 /// Most that is remembered, in bytes of names and values and what surrounds them.
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;

@@ -1,15 +1,13 @@
 //! `cqrs_es::EventStore` over the log, and the same for several configurations at once.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
-use cqrs_es::{AggregateContext, AggregateError, EventEnvelope, EventStore};
+use cqrs_es::{AggregateError, EventEnvelope, EventStore};
 use shared::{
-    database::{Meaning, meaning},
-    event::{ConfigValueEvent, UnknownEvent},
+    event::ConfigValueEvent,
     moment::Moment,
     name::ConfigName,
     position::{Position, PositionToken},
-    value::ConfigJson,
 };
 use sqlx::PgPool;
 use tokio_util::task::TaskTracker;
@@ -20,143 +18,15 @@ use super::{
     append::{Appended, Check, Keyed, NewEvent, Unit},
     cache::Remembered,
     committer::{self, AppendError},
-    load, loader,
+    error::StoreError,
+    load,
+    loaded::{Decided, LoadedConfig},
+    loader,
     past::{self, Former, Past},
     receipt::{CommandScope, Freshness, Receipt},
     snapshot,
 };
 use crate::domain::{ConfigValue, Refusal};
-
-/// Why a command could not be carried out, though nobody refused it.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The state could not be read; nothing was written.
-    #[error("the configuration could not be loaded")]
-    Load(#[source] Arc<sqlx::Error>),
-    /// The command's time was up before it was loaded; nothing was written.
-    #[error("the configuration could not be loaded in time")]
-    Late,
-    /// A newer release wrote it.
-    #[error("the configuration's history is not understood")]
-    UnknownEvent(#[from] UnknownEvent),
-    /// The append failed, or its outcome is unknown.
-    #[error("the events could not be appended")]
-    Append(#[from] AppendError),
-    /// What was decided rests on what the process remembers, and may not be: it is to be decided again. Nothing was written.
-    #[error("the decision rests on what is remembered")]
-    Stale,
-    /// The key was used before.
-    #[error("the command's idempotency key was used before")]
-    Answered {
-        /// What was asked then, as in [`super::IdempotencyKey::request`].
-        request: Vec<u8>,
-        /// What was answered.
-        answer: Box<Answer>,
-    },
-    /// The answer that is kept under an idempotency key cannot be read.
-    #[error("the answer under the idempotency key is not understood")]
-    Answer(#[source] serde_json::Error),
-    /// The events that an answer speaks of are gone: the log was rewritten by a failover or a restore.
-    #[error("the events of the first answer are no longer in the log")]
-    Rewritten,
-    /// A command was executed without a scope: a bug.
-    #[error("a command was executed outside of a scope")]
-    NoScope,
-}
-
-impl StoreError {
-    pub(super) fn load(error: sqlx::Error) -> Self {
-        Self::Load(Arc::new(error))
-    }
-
-    /// Whether the event store is out of reach, and nothing was written: another attempt may succeed.
-    #[must_use]
-    pub fn is_away(&self) -> bool {
-        match self {
-            Self::Load(error) => meaning(error) == Meaning::ConnectionLost,
-            Self::Append(error) => matches!(error, AppendError::Unavailable),
-            Self::Late => true,
-            _ => false,
-        }
-    }
-}
-
-/// A configuration as it was loaded, and where in the log that is.
-#[derive(Clone, Debug)]
-pub struct LoadedConfig {
-    name: ConfigName,
-    state: ConfigValue,
-    /// The state before the command: the framework applies events to `state` while it decides.
-    version: u64,
-    previous: Option<ConfigJson>,
-    token: PositionToken,
-    recorded_at: Moment,
-    remembered: bool,
-}
-
-impl LoadedConfig {
-    pub(super) fn new(name: ConfigName, state: ConfigValue, token: PositionToken, recorded_at: Moment) -> Self {
-        let (version, previous) = (state.version(), state.value().cloned());
-        Self { name, state, version, previous, token, recorded_at, remembered: false }
-    }
-
-    /// Of which configuration.
-    #[must_use]
-    pub fn name(&self) -> &ConfigName {
-        &self.name
-    }
-
-    /// What decides.
-    pub fn state(&mut self) -> &mut ConfigValue {
-        &mut self.state
-    }
-
-    /// Its version as it was loaded.
-    #[must_use]
-    pub fn version(&self) -> u64 {
-        self.version
-    }
-
-    /// The place of its last event.
-    #[must_use]
-    pub fn token(&self) -> PositionToken {
-        self.token
-    }
-
-    /// Whether it is what the process remembers, and not what was loaded now.
-    #[must_use]
-    pub fn is_remembered(&self) -> bool {
-        self.remembered
-    }
-
-    /// What its values weigh, in bytes.
-    pub(super) fn bytes(&self) -> usize {
-        let value = |value: Option<&ConfigJson>| value.map_or(0, |value| value.json().len());
-        value(self.state.value()) + value(self.previous.as_ref())
-    }
-
-    /// Nothing was changed: it is what it was.
-    fn unchanged(self) -> Receipt {
-        let exists = self.state.value().is_some();
-        let Self { version, token, recorded_at, previous, .. } = self;
-        Receipt { version, token, recorded_at, changed: false, exists, previous }
-    }
-}
-
-impl AggregateContext<ConfigValue> for LoadedConfig {
-    fn aggregate(&mut self) -> &mut ConfigValue {
-        &mut self.state
-    }
-}
-
-/// A configuration and the event that a command led to; none if it changes nothing, but the command depends on it.
-#[derive(Debug)]
-pub struct Decided {
-    /// As it was loaded, the event applied.
-    pub loaded: LoadedConfig,
-    /// What is new.
-    pub event: Option<ConfigValueEvent>,
-}
 
 /// The store: loads through the cache and the loader, commits through the committer.
 #[derive(Clone, Debug)]

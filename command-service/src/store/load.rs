@@ -17,7 +17,7 @@ use shared::{
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::event_store::{LoadedConfig, StoreError};
+use super::{error::StoreError, loaded::LoadedConfig};
 use crate::domain::ConfigValue;
 
 /// A name's last event; of a name that was never written only the first two are there.

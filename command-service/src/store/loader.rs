@@ -16,12 +16,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    connection::Connections,
-    event_store::{LoadedConfig, StoreError},
-    load,
-    outage::Outage,
-};
+use super::{connection::Connections, error::StoreError, load, loaded::LoadedConfig, outage::Outage};
 
 /// Statements that are under way at once, each on a connection of its own: a name with a long history holds up one of them.
 pub const LANES: usize = 4;

@@ -9,6 +9,7 @@ mod connection;
 
 mod cache;
 mod load;
+mod loaded;
 mod loader;
 mod past;
 
@@ -16,6 +17,7 @@ mod answer;
 mod append;
 mod committer;
 
+mod error;
 mod event_store;
 mod receipt;
 
@@ -26,8 +28,10 @@ mod snapshot;
 pub use answer::Answer;
 pub use append::{Appended, Check, IdempotencyKey, Keyed, NewEvent, Unit};
 pub use committer::{AppendError, Committer, Handle as CommitterHandle, Options as CommitterOptions};
-pub use event_store::{ConfigEventStore, Decided, LoadedConfig, StoreError};
+pub use error::StoreError;
+pub use event_store::ConfigEventStore;
 pub use keys::sweep;
+pub use loaded::{Decided, LoadedConfig};
 pub use loader::{Handle as LoaderHandle, LANES, Lane, Loader};
 pub use past::{Former, Past};
 pub use receipt::{CommandScope, Freshness, Receipt};

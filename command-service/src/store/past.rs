@@ -9,7 +9,7 @@ use shared::{
 };
 use sqlx::{PgPool, Postgres, pool::PoolConnection};
 
-use super::{event_store::StoreError, load};
+use super::{error::StoreError, load};
 
 /// A point in a configuration's history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

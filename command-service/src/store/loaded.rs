@@ -1,0 +1,84 @@
+//! A configuration on its way from the log to a decision, and from there to an append.
+
+use cqrs_es::AggregateContext;
+use shared::{event::ConfigValueEvent, moment::Moment, name::ConfigName, position::PositionToken, value::ConfigJson};
+
+use super::receipt::Receipt;
+use crate::domain::ConfigValue;
+
+/// A configuration as it was loaded, and where in the log that is.
+#[derive(Clone, Debug)]
+pub struct LoadedConfig {
+    pub(super) name: ConfigName,
+    pub(super) state: ConfigValue,
+    /// The state before the command: the framework applies events to `state` while it decides.
+    pub(super) version: u64,
+    pub(super) previous: Option<ConfigJson>,
+    pub(super) token: PositionToken,
+    pub(super) recorded_at: Moment,
+    pub(super) remembered: bool,
+}
+
+impl LoadedConfig {
+    pub(super) fn new(name: ConfigName, state: ConfigValue, token: PositionToken, recorded_at: Moment) -> Self {
+        let (version, previous) = (state.version(), state.value().cloned());
+        Self { name, state, version, previous, token, recorded_at, remembered: false }
+    }
+
+    /// Of which configuration.
+    #[must_use]
+    pub fn name(&self) -> &ConfigName {
+        &self.name
+    }
+
+    /// What decides.
+    pub fn state(&mut self) -> &mut ConfigValue {
+        &mut self.state
+    }
+
+    /// Its version as it was loaded.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The place of its last event.
+    #[must_use]
+    pub fn token(&self) -> PositionToken {
+        self.token
+    }
+
+    /// Whether it is what the process remembers, and not what was loaded now.
+    #[must_use]
+    pub fn is_remembered(&self) -> bool {
+        self.remembered
+    }
+
+    /// What its values weigh, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let value = |value: Option<&ConfigJson>| value.map_or(0, |value| value.json().len());
+        value(self.state.value()) + value(self.previous.as_ref())
+    }
+
+    /// Nothing was changed: it is what it was.
+    pub(super) fn unchanged(self) -> Receipt {
+        let exists = self.state.value().is_some();
+        let Self { version, token, recorded_at, previous, .. } = self;
+        Receipt { version, token, recorded_at, changed: false, exists, previous }
+    }
+}
+
+impl AggregateContext<ConfigValue> for LoadedConfig {
+    fn aggregate(&mut self) -> &mut ConfigValue {
+        &mut self.state
+    }
+}
+
+/// A configuration and the event that a command led to; none if it changes nothing, but the command depends on it.
+#[derive(Debug)]
+pub struct Decided {
+    /// As it was loaded, the event applied.
+    pub loaded: LoadedConfig,
+    /// What is new.
+    pub event: Option<ConfigValueEvent>,
+}
