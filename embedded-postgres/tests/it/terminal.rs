@@ -29,9 +29,10 @@ struct AtTerminal {
 }
 
 impl AtTerminal {
-    /// Starts it, and waits until it serves.
+    /// Starts it, and waits until it serves. Whoever runs the tests may ignore SIGHUP, by nohup or without a terminal; at a
+    /// terminal nobody does.
     fn start(data_dir: &Path) -> Self {
-        Self::start_by(&[], data_dir)
+        Self::start_by(&["env", "--default-signal=HUP"], data_dir)
     }
 
     /// The same, with other words before the program.
