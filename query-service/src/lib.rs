@@ -2,14 +2,17 @@
 //!
 //! ```text
 //! tail ─► projection ─► http
+//!              past ────┘
 //! ```
 //!
 //! `tail` reads the log in the order of its positions, `projection` folds it into immutable snapshots, `http` answers from
-//! the newest one. Only history and past moments are read from the database.
+//! the newest one. `past` reads what was, straight from the log.
 
 pub mod tail;
 
 pub mod projection;
+
+pub mod past;
 
 mod http;
 

@@ -102,16 +102,25 @@ impl ConfigValueEvent {
     /// # Errors
     /// When this release does not know it.
     pub fn from_stored(event_type: &str, event_version: &str, payload: &str) -> Result<Self, UnknownEvent> {
-        if event_version != EVENT_VERSION || (event_type != Self::SET && event_type != Self::DELETED) {
-            let (event_type, event_version) = (event_type.to_owned(), event_version.to_owned());
-            return Err(UnknownEvent::Type { event_type, event_version });
-        }
+        Self::gives_value(event_type, event_version)?;
         let malformed = |source| UnknownEvent::Payload { event_type: event_type.to_owned(), source };
         let event = serde_json::from_str::<Self>(payload).map_err(malformed)?;
         if event.type_name() == event_type {
             return Ok(event);
         }
         Err(malformed(serde::de::Error::custom("it is the payload of another event type")))
+    }
+
+    /// Whether a stored event gives a value, without its payload; else it takes it away.
+    ///
+    /// # Errors
+    /// When this release does not know its type.
+    pub fn gives_value(event_type: &str, event_version: &str) -> Result<bool, UnknownEvent> {
+        if event_version != EVENT_VERSION || (event_type != Self::SET && event_type != Self::DELETED) {
+            let (event_type, event_version) = (event_type.to_owned(), event_version.to_owned());
+            return Err(UnknownEvent::Type { event_type, event_version });
+        }
+        Ok(event_type == Self::SET)
     }
 }
 

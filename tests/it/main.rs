@@ -9,6 +9,7 @@ mod contract;
 mod crash;
 mod docs;
 mod log_order;
+mod past;
 mod process;
 mod replicas;
 mod schema;

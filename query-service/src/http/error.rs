@@ -5,9 +5,11 @@ use shared::{
     event::UnknownEvent,
     http::problem::Problem,
     moment::InvalidMoment,
-    position::{InvalidToken, PositionToken},
+    position::{InvalidToken, Position, PositionToken},
     telemetry::Chain,
 };
+
+use crate::past::PastError;
 
 /// Why a read has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +32,8 @@ pub(super) enum ReadError {
     LogOutOfReach(#[source] Option<sqlx::Error>),
     #[error("an event in the log cannot be read")]
     Unreadable(#[from] UnknownEvent),
+    #[error("a difference from {from} back to {to}")]
+    FromBehindTo { from: Position, to: Position },
     #[error("too many lists are being sent")]
     TooManyLists,
     #[error("a rebuild is under way")]
@@ -39,6 +43,15 @@ pub(super) enum ReadError {
 impl From<sqlx::Error> for ReadError {
     fn from(error: sqlx::Error) -> Self {
         Self::LogOutOfReach(Some(error))
+    }
+}
+
+impl From<PastError> for ReadError {
+    fn from(error: PastError) -> Self {
+        match error {
+            PastError::Log(error) => error.into(),
+            PastError::Unreadable(unknown) => unknown.into(),
+        }
     }
 }
 
@@ -86,6 +99,13 @@ impl From<ReadError> for Problem {
             ReadError::Unreadable(unknown) => {
                 tracing::error!("An event in the log cannot be read by this release: {}", Chain(&unknown));
                 Self::internal()
+            }
+            ReadError::FromBehindTo { from, to } => {
+                let detail = format!(
+                    "`from` (here position {from}) is later than `to` (here position {to}); exchange them: a difference \
+                     goes forwards."
+                );
+                Self::bad_request("from-behind-to", detail)
             }
             ReadError::TooManyLists => {
                 let detail = "Too many long lists are being sent at the moment; try again, or ask for a `prefix`.";

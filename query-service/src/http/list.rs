@@ -18,7 +18,7 @@ use shared::{
 };
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
-use super::{Reads, error::ReadError, reads::MIN_POSITION, value::REVALIDATE};
+use super::{Reads, error::ReadError, list_at, reads::MIN_POSITION, value::REVALIDATE};
 use crate::projection::Snapshot;
 
 const PREFIX: &str = "prefix";
@@ -41,6 +41,10 @@ struct Item<'a> {
 }
 
 pub(super) async fn handle(State(reads): State<Arc<Reads>>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
+    let parameters = Parameters::of(&uri, &list_at::PARAMETERS)?;
+    if parameters.get(list_at::AT).is_some() {
+        return list_at::handle(&reads, &uri, &headers, &parameters).await;
+    }
     let parameters = Parameters::of(&uri, &[PREFIX, MIN_POSITION])?;
     let view = reads.view(&headers, &parameters).await?;
     let prefix = parameters.get(PREFIX).unwrap_or_default();

@@ -12,9 +12,16 @@ mod reads;
 mod get;
 mod list;
 
+mod list_at;
+mod place;
+
+mod diff;
+
 mod history;
 
 mod at;
+
+mod link;
 
 mod projection;
 

@@ -93,7 +93,7 @@ impl Reads {
     }
 
     /// Waits for a snapshot that has the event that `wanted` names.
-    async fn having(&self, wanted: PositionToken) -> Result<Arc<Snapshot>, ReadError> {
+    pub(super) async fn having(&self, wanted: PositionToken) -> Result<Arc<Snapshot>, ReadError> {
         let deadline = Instant::now() + self.min_position_wait;
         let mut changes = self.projection.changes();
         loop {
