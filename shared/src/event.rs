@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use cqrs_es::DomainEvent;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeMap};
+use serde_json::value::RawValue;
 
-use crate::value::ConfigJson;
+use crate::value::{ConfigJson, Json};
 
 /// `aggregate_type` of a configuration's events.
 pub const AGGREGATE_TYPE: &str = "ConfigValue";
@@ -102,13 +103,22 @@ impl ConfigValueEvent {
     /// # Errors
     /// When this release does not know it.
     pub fn from_stored(event_type: &str, event_version: &str, payload: &str) -> Result<Self, UnknownEvent> {
-        Self::gives_value(event_type, event_version)?;
-        let malformed = |source| UnknownEvent::Payload { event_type: event_type.to_owned(), source };
-        let event = serde_json::from_str::<Self>(payload).map_err(malformed)?;
-        if event.type_name() == event_type {
-            return Ok(event);
-        }
-        Err(malformed(serde::de::Error::custom("it is the payload of another event type")))
+        Ok(match stored(event_type, event_version, payload)? {
+            Some(value) => Self::ConfigValueSet { value: value.into() },
+            None => Self::ConfigValueDeleted,
+        })
+    }
+
+    /// The value that a stored event gave, where it stands; `None` for a deletion.
+    ///
+    /// # Errors
+    /// When this release does not know the event.
+    pub fn value_in<'a>(
+        event_type: &str,
+        event_version: &str,
+        payload: &'a str,
+    ) -> Result<Option<Json<'a>>, UnknownEvent> {
+        Ok(stored(event_type, event_version, payload)?.map(Json::from))
     }
 
     /// Whether a stored event gives a value, without its payload; else it takes it away.
@@ -124,6 +134,27 @@ impl ConfigValueEvent {
     }
 }
 
+/// A payload; told apart by the presence of `value`, which may be `null`.
+#[derive(Deserialize)]
+struct Payload<'a> {
+    #[serde(borrow, default, deserialize_with = "present")]
+    value: Option<&'a RawValue>,
+}
+
+fn present<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+fn stored<'a>(event_type: &str, event_version: &str, payload: &'a str) -> Result<Option<&'a RawValue>, UnknownEvent> {
+    let gives_value = ConfigValueEvent::gives_value(event_type, event_version)?;
+    let malformed = |source| UnknownEvent::Payload { event_type: event_type.to_owned(), source };
+    let value = serde_json::from_str::<Payload<'_>>(payload).map_err(malformed)?.value;
+    if value.is_some() == gives_value {
+        return Ok(value);
+    }
+    Err(malformed(serde::de::Error::custom("it is the payload of another event type")))
+}
+
 /// The payload alone: its type is a column of its own.
 impl Serialize for ConfigValueEvent {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -137,7 +168,7 @@ impl Serialize for ConfigValueEvent {
 
 impl<'de> Deserialize<'de> for ConfigValueEvent {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        /// Told apart by the presence of `value`, which may be `null`.
+        /// As the one above, of a text that does not stay.
         #[derive(Deserialize)]
         struct Payload {
             #[serde(default, deserialize_with = "present")]

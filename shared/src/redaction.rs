@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
-use crate::value::ConfigJson;
+use crate::value::{ConfigJson, Json};
 
 /// Names whose values are not logged, unless `REDACT_NAMES` says otherwise.
 pub const DEFAULT_REDACT_NAMES: &str = "*secret*,*password*,*token*,*key*";
@@ -50,8 +50,8 @@ impl Redaction {
 
     /// The value as the request's line shows it: its JSON, so strings are quoted.
     #[must_use]
-    pub fn quoted<'a>(&self, name: &str, value: &'a ConfigJson) -> LoggedValue<'a> {
-        self.shown(name, || LoggedValue::Cut(value.json().into()))
+    pub fn quoted<'a>(&self, name: &str, value: impl Into<Json<'a>>) -> LoggedValue<'a> {
+        self.shown(name, || LoggedValue::Cut(value.into().json().into()))
     }
 
     /// The value as the worker's line shows it: strings without quotes, and `nil` when there is none.

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeStruct};
 use serde_json::value::RawValue;
 
 /// Largest value by default, in bytes of its JSON text; 1 MiB.
@@ -60,15 +60,75 @@ impl ConfigJson {
         self.0.get()
     }
 
+    /// The characters of a JSON string, as [`Json::as_text`].
+    #[must_use]
+    pub fn as_text(&self) -> Option<Cow<'_, str>> {
+        self.borrowed().as_text()
+    }
+
+    /// The same value, borrowed.
+    #[must_use]
+    pub fn borrowed(&self) -> Json<'_> {
+        Json(self.json())
+    }
+}
+
+/// A value's JSON text that stands somewhere else: in a row of the log, or in the state of a projection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Json<'a>(&'a str);
+
+impl<'a> Json<'a> {
+    /// One that is stored already: it is JSON, because the database or a parser said so.
+    #[must_use]
+    pub fn stored(json: &'a str) -> Self {
+        Self(json)
+    }
+
+    /// The JSON text, as it was written.
+    #[must_use]
+    pub fn json(self) -> &'a str {
+        self.0
+    }
+
     /// The characters of a JSON string; `None` for other JSON (and for a string with half a character, which only a stock
     /// writer can have stored).
     #[must_use]
-    pub fn as_text(&self) -> Option<Cow<'_, str>> {
-        let inner = self.json().strip_prefix('"')?.strip_suffix('"')?;
+    pub fn as_text(self) -> Option<Cow<'a, str>> {
+        let inner = self.0.strip_prefix('"')?.strip_suffix('"')?;
         if inner.contains('\\') {
-            return serde_json::from_str(self.json()).ok().map(Cow::Owned);
+            return serde_json::from_str(self.0).ok().map(Cow::Owned);
         }
         Some(Cow::Borrowed(inner))
+    }
+}
+
+impl<'a> From<&'a ConfigJson> for Json<'a> {
+    fn from(value: &'a ConfigJson) -> Self {
+        value.borrowed()
+    }
+}
+
+impl<'a> From<&'a RawValue> for Json<'a> {
+    fn from(raw: &'a RawValue) -> Self {
+        Self(raw.get())
+    }
+}
+
+impl Serialize for Json<'_> {
+    /// As `serde_json` writes its own `RawValue`, which cannot be borrowed from a text without parsing it once more. Other
+    /// serializers would get a structure with a peculiar name, as from a `RawValue`.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        const RAW_VALUE: &str = "$serde_json::private::RawValue";
+        let mut raw = serializer.serialize_struct(RAW_VALUE, 1)?;
+        raw.serialize_field(RAW_VALUE, self.0)?;
+        raw.end()
+    }
+}
+
+/// For what is stored: it was accepted when it was written.
+impl From<&RawValue> for ConfigJson {
+    fn from(raw: &RawValue) -> Self {
+        Self(raw.to_owned().into())
     }
 }
 
@@ -192,6 +252,16 @@ mod tests {
         assert_eq!(accept(r#""""#).unwrap().as_text().unwrap(), "");
         assert_eq!(accept("7").unwrap().as_text(), None);
         assert_eq!(accept(r#"["a"]"#).unwrap().as_text(), None);
+    }
+
+    #[test]
+    fn a_borrowed_text_is_written_byte_for_byte_too() {
+        for json in ["1.10", "{\"b\": 1,\"a\":[ ]}", "\"\\u00e9\"", "null"] {
+            let owned = accept(json).unwrap();
+            assert_eq!(serde_json::to_string(&[owned.borrowed()]).unwrap(), format!("[{json}]"));
+            assert_eq!(serde_json::to_string(&owned).unwrap(), json);
+            assert_eq!(owned.borrowed().as_text(), owned.as_text());
+        }
     }
 
     trait Closing {

@@ -73,7 +73,7 @@ fn answer(
     let author = Authorship::of(row.try_get(5)?);
     let told = Told {
         name,
-        value,
+        value: value.borrowed(),
         version: u64::try_from(version).unwrap_or(0),
         position: Position::from_column(row.try_get(7)?),
         recorded_at: Moment(row.try_get(6)?),

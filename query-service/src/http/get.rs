@@ -33,18 +33,18 @@ pub(super) async fn handle(
         tracing::debug!("GET /config/{name} - Not found");
         return view.stamp(Err(ReadError::NotFound));
     };
-    tracing::debug!("GET /config/{name} - Value: {}", reads.redaction.quoted(&name, &entry.value));
+    tracing::debug!("GET /config/{name} - Value: {}", reads.redaction.quoted(&name, entry.value()));
     view.stamp(Ok(value::tell(&told(&name, entry), &headers, known.as_ref(), REVALIDATE)))
 }
 
 fn told<'a>(name: &'a ConfigName, entry: &'a Entry) -> Told<'a> {
     Told {
         name,
-        value: &entry.value,
+        value: entry.value(),
         version: entry.version,
         position: entry.position,
         recorded_at: entry.recorded_at,
         actor: &entry.actor,
-        reason: entry.reason.as_deref(),
+        reason: entry.reason(),
     }
 }

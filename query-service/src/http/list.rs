@@ -14,7 +14,7 @@ use serde::Serialize;
 use shared::{
     http::{parameters::Parameters, problem::Problem},
     name::ConfigName,
-    value::ConfigJson,
+    value::Json,
 };
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
@@ -37,7 +37,7 @@ struct TooSlow;
 #[derive(Serialize)]
 struct Item<'a> {
     name: &'a str,
-    value: &'a ConfigJson,
+    value: Json<'a>,
 }
 
 pub(super) async fn handle(State(reads): State<Arc<Reads>>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
@@ -88,7 +88,7 @@ impl Writer {
     /// The next piece; `done` is set with the last one.
     fn chunk(&mut self) -> Bytes {
         let mut chunk = Vec::with_capacity(1024);
-        let mut last: Option<&ConfigName> = None;
+        let mut last: Option<&str> = None;
         let mut full = false;
         for (name, entry) in self.snapshot.list(&self.prefix, self.after.as_deref()) {
             full = chunk.len() >= CHUNK_BYTES;
@@ -96,12 +96,12 @@ impl Writer {
                 break;
             }
             chunk.push(if last.is_none() && self.after.is_none() { b'[' } else { b',' });
-            let item = Item { name, value: &entry.value };
+            let item = Item { name, value: entry.value() };
             serde_json::to_writer(&mut chunk, &item).expect("texts and values are JSON");
             last = Some(name);
         }
         if full {
-            self.after = last.cloned();
+            self.after = last.map(ConfigName::stored);
             return chunk.into();
         }
         if last.is_none() && self.after.is_none() {

@@ -13,7 +13,7 @@ use shared::{
     },
     moment::Moment,
     position::Position,
-    value::ConfigJson,
+    value::Json,
 };
 
 /// A client may keep it, but asks whether it still holds.
@@ -25,7 +25,7 @@ pub(super) const DO_NOT_KEEP: HeaderValue = HeaderValue::from_static("no-store")
 #[derive(Debug, Serialize)]
 pub(super) struct Told<'a> {
     pub(super) name: &'a str,
-    pub(super) value: &'a ConfigJson,
+    pub(super) value: Json<'a>,
     pub(super) version: u64,
     pub(super) position: Position,
     pub(super) recorded_at: Moment,
@@ -62,7 +62,7 @@ pub(super) fn tell(told: &Told<'_>, headers: &HeaderMap, known: Option<&Tags>, c
 }
 
 /// The characters of a string; other JSON byte for byte.
-fn raw(value: &ConfigJson) -> Response {
+fn raw(value: Json<'_>) -> Response {
     match value.as_text() {
         Some(text) => ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text.into_owned()).into_response(),
         None => ([(header::CONTENT_TYPE, "application/json")], value.json().to_owned()).into_response(),
@@ -74,6 +74,7 @@ mod tests {
     use axum::body::Body;
     use http_body_util::BodyExt;
     use serde_json::value::RawValue;
+    use shared::value::ConfigJson;
 
     use super::*;
 
@@ -91,7 +92,7 @@ mod tests {
         let (value, recorded_at) = (value(json), "2024-01-15T10:30:00Z".parse().unwrap());
         let told = Told {
             name: "a\"b",
-            value: &value,
+            value: value.borrowed(),
             version: 3,
             position: Position(9),
             recorded_at,

@@ -4,14 +4,15 @@ use std::{collections::HashSet, sync::Arc};
 
 use shared::{
     event::{AGGREGATE_TYPE, ConfigValueEvent, UnknownEvent},
-    name::ConfigName,
     position::{Fingerprint, Position},
+    value::Json,
 };
 use uuid::Uuid;
 
 use super::{
+    entry::{Entry, Parts},
     event::{Authorship, Recorded},
-    snapshot::{Entry, RECENT_EVENTS, Snapshot},
+    snapshot::{RECENT_EVENTS, Snapshot},
 };
 
 /// Most actors whose names are kept once for all their changes; further ones are kept per change.
@@ -42,6 +43,8 @@ pub(crate) struct Fold {
     /// Which command wrote the event at the position; `None` before the first.
     command_id: Option<Uuid>,
     actors: HashSet<Arc<str>>,
+    /// Where entries are put together.
+    scratch: String,
 }
 
 impl Fold {
@@ -83,9 +86,9 @@ impl Fold {
             return Err(Fault::Hole { expected, found: event.position });
         }
         if event.aggregate_type == AGGREGATE_TYPE {
-            let change = ConfigValueEvent::from_stored(event.event_type, event.event_version, event.payload)
+            let value = ConfigValueEvent::value_in(event.event_type, event.event_version, event.payload)
                 .map_err(|source| Fault::Unknown { position: event.position, source })?;
-            self.change(event, change);
+            self.change(event, value);
         }
         self.state.position = event.position;
         self.state.recorded_at = Some(event.recorded_at);
@@ -97,25 +100,22 @@ impl Fold {
         Ok(())
     }
 
-    fn change(&mut self, event: &Recorded<'_>, change: ConfigValueEvent) {
-        let ConfigValueEvent::ConfigValueSet { value } = change else {
+    fn change(&mut self, event: &Recorded<'_>, value: Option<Json<'_>>) {
+        let Some(value) = value else {
             self.state.entries.remove(event.aggregate_id);
             return;
         };
-        let Authorship { actor, reason } = Authorship::of(event.metadata);
-        let entry = Arc::new(Entry {
+        let author = Authorship::of(event.metadata);
+        let parts = Parts {
+            name: event.aggregate_id,
             value,
             version: event.sequence,
             position: event.position,
             recorded_at: event.recorded_at,
-            actor: self.interned(&actor),
-            reason: reason.map(Into::into),
-        });
-        if let Some(current) = self.state.entries.get_mut(event.aggregate_id) {
-            *current = entry;
-        } else {
-            self.state.entries.insert(ConfigName::stored(event.aggregate_id), entry);
-        }
+            actor: self.interned(&author.actor),
+            author: &author,
+        };
+        self.state.entries.put(Entry::new(parts, &mut self.scratch));
     }
 
     fn interned(&mut self, actor: &str) -> Arc<str> {
@@ -162,7 +162,7 @@ mod tests {
             let fault = fold.apply(&event(position, "a", 2, r#"{"value":2}"#)).unwrap_err();
             assert!(matches!(fault, Fault::Hole { expected: Position(2), .. }), "{fault}");
         }
-        assert_eq!((fold.position(), fold.snapshot().get("a").unwrap().value.json()), (Position(1), "1"));
+        assert_eq!((fold.position(), fold.snapshot().get("a").unwrap().value().json()), (Position(1), "1"));
         fold.apply(&event(2, "a", 2, r#"{"value":2}"#)).unwrap();
     }
 
@@ -203,7 +203,7 @@ mod tests {
         let mut fold = Fold::default();
         fold.apply(&event(1, "a", 1, r#"{"value": {"n": 12345678901234567890123, "x": 1.10} }"#)).unwrap();
         let snapshot = fold.snapshot();
-        assert_eq!(snapshot.get("a").unwrap().value.json(), r#"{"n": 12345678901234567890123, "x": 1.10}"#);
+        assert_eq!(snapshot.get("a").unwrap().value().json(), r#"{"n": 12345678901234567890123, "x": 1.10}"#);
     }
 
     #[test]
@@ -247,10 +247,10 @@ mod tests {
             published.push((fold.snapshot(), plain));
             for (snapshot, plain) in published {
                 let told: Vec<_> = snapshot.list("", None).map(|(name, entry)| {
-                    (name.as_str(), (entry.value.json().to_owned(), entry.version, entry.position.0))
+                    (name, (entry.value().json().to_owned(), entry.version, entry.position.0))
                 }).collect();
                 prop_assert_eq!(told, plain.clone().into_iter().collect::<Vec<_>>());
-                let prefixed: Vec<_> = snapshot.list("a", Some("a")).map(|(name, _)| name.as_str()).collect();
+                let prefixed: Vec<_> = snapshot.list("a", Some("a")).map(|(name, _)| name).collect();
                 let expected: Vec<_> = plain.into_keys().filter(|name| name.starts_with('a') && *name != "a").collect();
                 prop_assert_eq!(prefixed, expected);
             }

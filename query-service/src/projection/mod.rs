@@ -1,19 +1,23 @@
 //! The projection: the log's events, folded into the state that readers see.
 //!
 //! ```text
-//! event ─► fold ─► snapshot ─► published ─► readers
+//! event ─► fold ─► snapshot (entries, each an entry) ─► published ─► readers
 //! ```
 //!
-//! `event`, `fold` and `snapshot` are pure: no database, no runtime, no clock.
+//! All but `published` are pure: no database, no runtime, no clock.
 
 mod event;
 mod fold;
 
+mod entries;
+mod entry;
+mod node;
 mod snapshot;
 
 mod published;
 
+pub(crate) use entry::Entry;
 pub(crate) use event::{Authorship, Recorded};
 pub(crate) use fold::{Fault, Fold};
 pub(crate) use published::{Published, free_aside};
-pub(crate) use snapshot::{Entry, Snapshot, Standing};
+pub(crate) use snapshot::{Snapshot, Standing};

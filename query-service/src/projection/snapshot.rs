@@ -1,36 +1,24 @@
 //! What readers see: one consistent state at one position, never changed.
 
-use std::{ops::Bound, sync::Arc};
+use std::ops::Bound;
 
-use imbl::{OrdMap, Vector};
+use imbl::Vector;
 use shared::{
     moment::Moment,
-    name::ConfigName,
     position::{Fingerprint, Position, PositionToken},
-    value::ConfigJson,
 };
+
+use super::{entries::Entries, entry::Entry};
 
 /// How many of the newest events a snapshot can tell from others that took their place; 4 bytes each, shared between
 /// snapshots. Older ones are looked up in the log.
 pub(crate) const RECENT_EVENTS: usize = 65_536;
 
-/// A configuration that has a value.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
-    pub(crate) value: ConfigJson,
-    pub(crate) version: u64,
-    /// Of the event that gave it this value.
-    pub(crate) position: Position,
-    pub(crate) recorded_at: Moment,
-    pub(crate) actor: Arc<str>,
-    pub(crate) reason: Option<Arc<str>>,
-}
-
 /// The state at a position. What did not change is shared with the snapshots before and behind it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Snapshot {
     /// By name, in the order of its bytes. A deleted name is not there.
-    pub(super) entries: OrdMap<ConfigName, Arc<Entry>>,
+    pub(super) entries: Entries,
     pub(super) position: Position,
     /// When its last event was recorded.
     pub(super) recorded_at: Option<Moment>,
@@ -69,7 +57,7 @@ impl Snapshot {
         self.entries.len()
     }
 
-    pub(crate) fn get(&self, name: &str) -> Option<&Arc<Entry>> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Entry> {
         self.entries.get(name)
     }
 
@@ -78,9 +66,9 @@ impl Snapshot {
         &'a self,
         prefix: &'a str,
         after: Option<&'a str>,
-    ) -> impl Iterator<Item = (&'a ConfigName, &'a Arc<Entry>)> {
+    ) -> impl Iterator<Item = (&'a str, &'a Entry)> {
         let from = after.map_or(Bound::Included(prefix), Bound::Excluded);
-        let behind = self.entries.range::<_, str>((from, Bound::Unbounded));
+        let behind = self.entries.range(from).map(|entry| (entry.name(), entry));
         behind.take_while(move |(name, _)| name.starts_with(prefix))
     }
 
