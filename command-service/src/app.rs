@@ -76,6 +76,7 @@ impl App {
                 tasks,
                 tracked: vec![tracked],
                 pools: vec![pool, health_pool],
+                farewells: vec![],
             },
         })
     }

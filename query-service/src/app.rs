@@ -6,7 +6,7 @@ use shared::{
     database::{self, Access},
     http::health::{Check, DatabaseCheck, EventStoreCheck, Health},
     position::Applied,
-    service::{ServeError, Service},
+    service::{Farewell, ServeError, Service},
     tasks::CriticalTasks,
 };
 use sqlx::PgPool;
@@ -22,6 +22,11 @@ use crate::{
 
 /// Connections for history, past moments and old position tokens. Reads of the present need none.
 const LOG_CONNECTIONS: u32 = 4;
+
+/// Settings of their sessions: look-ups by index whatever the statistics say. A plan that was made while the log was empty lives
+/// as long as its session.
+const BY_INDEX: [(&str, &str); 4] =
+    [("enable_seqscan", "off"), ("enable_bitmapscan", "off"), ("enable_sort", "off"), ("jit", "off")];
 
 /// Connections for health, which must not queue behind history.
 const HEALTH_CONNECTIONS: u32 = 1;
@@ -66,11 +71,18 @@ impl App {
         let tail = Tail::new(options, Arc::clone(&projection), Arc::clone(&status));
         let mut tasks = CriticalTasks::default();
         tasks.spawn("tail", |stop| tail.run(stop));
-        let log = database::pool(config.database, LOG_CONNECTIONS);
+        let log = database::pool(config.database.options(BY_INDEX), LOG_CONNECTIONS);
         let reads =
             Reads::new(Arc::clone(&projection), status, log.clone(), config.min_position_wait, config.redaction);
-        let service =
-            Service { routes: http::routes(reads), health, tasks, tracked: vec![], pools: vec![health_pool, log] };
+        let stop = reads.stop();
+        let service = Service {
+            routes: http::routes(reads),
+            health,
+            tasks,
+            tracked: vec![],
+            pools: vec![health_pool, log],
+            farewells: vec![Farewell::new(move || stop.cancel())],
+        };
         Ok(Self { projection, service })
     }
 

@@ -1,6 +1,6 @@
 //! A service that is ready to serve: its routes, its health, its tasks. Each app builds one; the standalone merges two.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use axum::Router;
 use futures_util::future::join_all;
@@ -43,6 +43,24 @@ pub struct Service {
     pub tracked: Vec<TaskTracker>,
     /// Closed last.
     pub pools: Vec<PgPool>,
+    /// Said first.
+    pub farewells: Vec<Farewell>,
+}
+
+/// What is done as soon as the service is told to stop: ends answers that would not end by themselves.
+pub struct Farewell(Box<dyn FnOnce() + Send>);
+
+impl Farewell {
+    /// Done once, at the beginning of the stop.
+    pub fn new(say: impl FnOnce() + Send + 'static) -> Self {
+        Self(Box::new(say))
+    }
+}
+
+impl fmt::Debug for Farewell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Farewell")
+    }
 }
 
 impl Service {
@@ -56,6 +74,7 @@ impl Service {
             tasks: self.tasks,
             tracked: [self.tracked, other.tracked].concat(),
             pools: [self.pools, other.pools].concat(),
+            farewells: self.farewells.into_iter().chain(other.farewells).collect(),
         }
     }
 
@@ -64,11 +83,16 @@ impl Service {
     /// # Errors
     /// When a task that must not die did; everything else is stopped by then.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), ServeError> {
-        let Self { routes, health, mut tasks, tracked, pools } = self;
+        let Self { routes, health, mut tasks, tracked, pools, farewells } = self;
         let address: SocketAddr = listener.local_addr().map_err(ServeError::Socket)?;
         tracing::info!("Listening on http://{address}");
         let stop = shutdown.child_token();
         let server = server::run(listener, http::complete(routes, health), stop.clone(), SHUTDOWN_LIMIT);
+        let farewell = async {
+            stop.cancelled().await;
+            farewells.into_iter().for_each(|Farewell(say)| say());
+        };
+        let server = async { tokio::join!(server, farewell).0 };
         tokio::pin!(server);
         let (until, died) = tokio::select! {
             until = &mut server => (until, None),

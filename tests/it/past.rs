@@ -6,8 +6,10 @@ use serde_json::Value;
 mod bad_input;
 mod cost;
 mod differences;
+mod events;
 mod history;
 mod states;
+mod versions;
 
 /// Every page from this one on, by the links between them.
 async fn pages(client: &Client, first: &str) -> Vec<Answer> {

@@ -1,11 +1,11 @@
 //! `GET /v1/config/{name}/at/{timestamp}`: the value that a configuration had at a moment, from the log.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     extract::State,
     http::{HeaderMap, Uri},
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use chrono::{DateTime, Utc};
 use shared::{
@@ -21,13 +21,11 @@ use tokio::time::timeout;
 use super::{
     Reads,
     error::ReadError,
+    place::{LOG_LIMIT, stamp_memento},
     reads::MIN_POSITION,
     value::{self, DO_NOT_KEEP, REVALIDATE, Told},
 };
 use crate::projection::Authorship;
-
-/// Longest that the log may take; a binary search over a million versions takes about a millisecond.
-const LOG_LIMIT: Duration = Duration::from_secs(10);
 
 pub(super) async fn handle(
     State(reads): State<Arc<Reads>>,
@@ -44,7 +42,8 @@ pub(super) async fn handle(
     view.stamp(row.and_then(|row| answer(&row, &name, moment, &headers, known.as_ref())))
 }
 
-/// `offset 0` has the search done once, not once per condition. One row, always: the last position's time, and of the version that the name had then its columns or nulls.
+/// `offset 0` has the search done once, not once per condition. One row, always: the last position's time, and of the version
+/// that the name had then its columns or nulls.
 async fn read(reads: &Reads, name: &str, moment: Moment) -> Result<PgRow, ReadError> {
     let mut log = reads.log().await?;
     let row = sqlx::query(
@@ -82,5 +81,7 @@ fn answer(
     };
     // A moment that is not over for the log: the next event may still change the answer.
     let cache = if newest.is_none_or(|newest| moment.0 > newest) { DO_NOT_KEEP } else { REVALIDATE };
-    Ok(value::tell(&told, headers, known, cache).into_response())
+    let mut response = value::tell(&told, headers, known, cache);
+    stamp_memento(response.headers_mut(), told.recorded_at);
+    Ok(response)
 }

@@ -34,6 +34,10 @@ pub(super) enum ReadError {
     Unreadable(#[from] UnknownEvent),
     #[error("a difference from {from} back to {to}")]
     FromBehindTo { from: Position, to: Position },
+    #[error("no such version")]
+    NoSuchVersion,
+    #[error("too many consumers follow the log")]
+    TooManyFollowers,
     #[error("too many lists are being sent")]
     TooManyLists,
     #[error("a rebuild is under way")]
@@ -60,6 +64,10 @@ impl From<ReadError> for Problem {
         match error {
             ReadError::NotFound => {
                 let detail = "There is no such configuration: it was never set, or it is deleted.";
+                Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail).plain("Not Found")
+            }
+            ReadError::NoSuchVersion => {
+                let detail = "There is no such version of this configuration, or it is its deletion; its history has all versions.";
                 Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail).plain("Not Found")
             }
             // The old system's sentence, alone: its clients match on it.
@@ -110,6 +118,11 @@ impl From<ReadError> for Problem {
             ReadError::TooManyLists => {
                 let detail = "Too many long lists are being sent at the moment; try again, or ask for a `prefix`.";
                 Self::unavailable("too-many-lists", detail)
+            }
+            ReadError::TooManyFollowers => {
+                let detail =
+                    "Too many consumers follow the log of this replica; try again, ask another replica, or read pages.";
+                Self::unavailable("too-many-followers", detail)
             }
             ReadError::RebuildRunning => {
                 let detail = "A rebuild is under way already; GET /v1/projection shows how far it is.";

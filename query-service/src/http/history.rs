@@ -1,6 +1,6 @@
 //! `GET /v1/config/{name}/history`: every version of a configuration, from the log.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     extract::State,
@@ -22,12 +22,15 @@ use shared::{
     position::Position,
     value::ConfigJson,
 };
-use sqlx::{Postgres, Row, pool::PoolConnection, postgres::PgRow};
+use sqlx::{Row, postgres::PgRow};
 use tokio::time::timeout;
 
-use super::{Reads, error::ReadError, reads::MIN_POSITION, value::REVALIDATE};
+use super::{Reads, error::ReadError, link, place::LOG_LIMIT, reads::MIN_POSITION, value::REVALIDATE};
+use crate::past::Reading;
 
 const LIMIT: &str = "limit";
+const ORDER: &str = "order";
+const AFTER: &str = "after";
 const BEFORE: &str = "before";
 
 /// Most versions on a page.
@@ -36,14 +39,24 @@ const PAGE_VERSIONS: u16 = 1_000;
 /// Most payload and metadata on a page, in bytes; 16 MiB. A page has one version at least.
 const PAGE_BYTES: usize = 16 * 1024 * 1024;
 
-/// Longest that the log may take for a page.
-const LOG_LIMIT: Duration = Duration::from_secs(10);
-
-/// What is asked for: the newest `limit` versions below `before`.
+/// Of the versions between `after` and `before`, the page at one end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Asked {
+    order: Order,
     limit: u16,
+    after: i64,
     before: i64,
+}
+
+/// Which end, and how the page is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    /// The newest, told oldest first, as the old system did.
+    NewestPage,
+    /// The newest, told newest first.
+    NewestFirst,
+    /// The oldest, told oldest first.
+    OldestFirst,
 }
 
 /// A version, as the old system told it.
@@ -74,11 +87,14 @@ struct Version {
     position: Position,
 }
 
-/// Newest first. `beyond` tells the value before the oldest of them, and that there is an older page.
+/// Oldest first.
 #[derive(Debug, Default)]
 struct Page {
     versions: Vec<Version>,
-    beyond: Option<Version>,
+    /// The version before the oldest of them, whose value that one replaced.
+    replaced: Option<Version>,
+    /// There is a further page.
+    more: bool,
 }
 
 pub(super) async fn handle(
@@ -87,7 +103,7 @@ pub(super) async fn handle(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let parameters = Parameters::of(&uri, &[LIMIT, BEFORE, MIN_POSITION])?;
+    let parameters = Parameters::of(&uri, &[LIMIT, ORDER, AFTER, BEFORE, MIN_POSITION])?;
     let asked = asked(&parameters)?;
     let view = reads.view(&headers, &parameters).await?;
     let page = timeout(LOG_LIMIT, read(&reads, &name, asked)).await;
@@ -101,32 +117,66 @@ fn asked(parameters: &Parameters) -> Result<Asked, Problem> {
         Some(Ok(limit @ 1..=PAGE_VERSIONS)) => limit,
         Some(_) => return Err(invalid(LIMIT, "a number from 1 to 1000")),
     };
-    let before = match parameters.get(BEFORE).map(str::parse) {
-        None => i64::MAX,
-        Some(Ok(before @ 1..)) => before,
-        Some(_) => return Err(invalid(BEFORE, "a version, from 1 on")),
+    let bound = |parameter, least, without| match parameters.get(parameter).map(str::parse) {
+        None => Ok(without),
+        Some(Ok(version)) if version >= least => Ok(version),
+        Some(_) => Err(invalid(parameter, &format!("a version, from {least} on"))),
     };
-    Ok(Asked { limit, before })
+    let order = match parameters.get(ORDER) {
+        None => Order::NewestPage,
+        Some("desc") => Order::NewestFirst,
+        Some("asc") => Order::OldestFirst,
+        Some(_) => return Err(invalid(ORDER, "`asc`, oldest first, or `desc`, newest first")),
+    };
+    Ok(Asked { order, limit, after: bound(AFTER, 0, 0)?, before: bound(BEFORE, 1, i64::MAX)? })
 }
 
 fn answer(page: &Page, name: &str, asked: Asked, path: &str) -> Response {
-    let told = page.tell(name);
+    let mut told = page.tell(name);
+    if asked.order == Order::NewestFirst {
+        told.reverse();
+    }
     let body = serde_json::to_vec(&told).expect("texts and values are JSON");
     let json = HeaderValue::from_static("application/json");
     let mut response = ([(header::CONTENT_TYPE, json), (header::CACHE_CONTROL, REVALIDATE)], body).into_response();
-    let next = page.versions.last().filter(|_| page.beyond.is_some());
-    let link = next.map(|oldest| format!("<{path}?limit={}&before={}>; rel=\"next\"", asked.limit, oldest.sequence));
-    if let Some(Ok(link)) = link.map(HeaderValue::try_from) {
-        response.headers_mut().insert(header::LINK, link);
+    if page.more {
+        asked.behind(page).link(&mut response, path);
     }
     response
 }
 
+impl Asked {
+    /// What is to be asked for the next page.
+    fn behind(self, page: &Page) -> Self {
+        let sequence = |version: Option<&Version>| version.map(|version| version.sequence);
+        match self.order {
+            Order::OldestFirst => Self { after: sequence(page.versions.last()).unwrap_or(self.after), ..self },
+            _ => Self { before: sequence(page.versions.first()).unwrap_or(self.before), ..self },
+        }
+    }
+
+    fn link(self, response: &mut Response, path: &str) {
+        let order = match self.order {
+            Order::NewestPage => None,
+            Order::NewestFirst => Some("desc"),
+            Order::OldestFirst => Some("asc"),
+        };
+        let [limit, after, before] = [i64::from(self.limit), self.after, self.before].map(|number| number.to_string());
+        let parameters = [
+            (ORDER, order),
+            (LIMIT, Some(&*limit)),
+            (AFTER, Some(&*after).filter(|_| self.after > 0)),
+            (BEFORE, Some(&*before).filter(|_| self.before < i64::MAX)),
+        ];
+        link::next(response, path, &parameters);
+    }
+}
+
 impl Page {
-    /// Oldest first, each with the value that it replaced.
+    /// Each with the value that it replaced.
     fn tell<'a>(&'a self, name: &'a str) -> Vec<Told<'a>> {
-        let mut old_value = self.beyond.as_ref().and_then(|version| version.event.value());
-        let told = self.versions.iter().rev().map(|version| {
+        let mut old_value = self.replaced.as_ref().and_then(|version| version.event.value());
+        let told = self.versions.iter().map(|version| {
             let (config_name, timestamp) = (name, version.recorded_at);
             let value = version.event.value();
             let data = match value {
@@ -147,48 +197,57 @@ impl Page {
     }
 }
 
+const NEWEST: &str = "
+    select sequence, event_type, event_version, payload::text, metadata::text, recorded_at, position
+      from events
+     where aggregate_type = $1 and aggregate_id = $2 and sequence > $3 and sequence < $4
+     order by sequence desc
+     limit $5";
+
+const OLDEST: &str = "
+    select sequence, event_type, event_version, payload::text, metadata::text, recorded_at, position
+      from events
+     where aggregate_type = $1 and aggregate_id = $2 and sequence > $3 and sequence < $4
+     order by sequence
+     limit $5";
+
 async fn read(reads: &Reads, name: &str, asked: Asked) -> Result<Page, ReadError> {
-    let mut connection = Reading { connection: reads.log().await?, to_its_end: false };
-    let mut rows = sqlx::query(
-        "select sequence, event_type, event_version, payload::text, metadata::text, recorded_at, position
-           from events
-          where aggregate_type = $1 and aggregate_id = $2 and sequence < $3
-          order by sequence desc
-          limit $4",
-    )
-    .bind(AGGREGATE_TYPE)
-    .bind(name)
-    .bind(asked.before)
-    .bind(i64::from(asked.limit) + 1)
-    .fetch(&mut *connection.connection);
-    let (mut page, mut bytes) = (Page::default(), 0);
+    let mut log = Reading::new(reads.log().await?);
+    let statement = if asked.order == Order::OldestFirst { OLDEST } else { NEWEST };
+    let rows = sqlx::query(statement).bind(AGGREGATE_TYPE).bind(name).bind(asked.after).bind(asked.before);
+    let mut rows = rows.bind(i64::from(asked.limit) + 1).fetch(&mut *log);
+    let (mut page, mut beyond, mut bytes) = (Page::default(), None, 0);
     while let Some(row) = rows.try_next().await? {
         let version = stored(&row)?;
         if page.versions.len() == usize::from(asked.limit) || (bytes > PAGE_BYTES && !page.versions.is_empty()) {
-            page.beyond = Some(version);
+            (page.more, beyond) = (true, Some(version));
             break;
         }
         bytes += row.try_get::<&str, _>(3)?.len() + version.metadata.get().len();
         page.versions.push(version);
     }
     drop(rows);
-    connection.to_its_end = bytes <= PAGE_BYTES;
+    if bytes <= PAGE_BYTES {
+        log.ended();
+    }
+    if asked.order != Order::OldestFirst {
+        page.versions.reverse();
+    }
+    page.replaced = match beyond.filter(|_| asked.order != Order::OldestFirst) {
+        Some(version) => Some(version),
+        None => read_replaced(reads, name, page.versions.first()).await?,
+    };
     Ok(page)
 }
 
-/// A connection that is being read. Dropped before the end, because a page is full or took too long, it is closed: the
-/// server is still sending, and the rest is not to be read by whoever comes next.
-struct Reading {
-    connection: PoolConnection<Postgres>,
-    to_its_end: bool,
-}
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        if !self.to_its_end {
-            self.connection.close_on_drop();
-        }
-    }
+/// The version before the oldest of a page, when the page did not come upon it.
+async fn read_replaced(reads: &Reads, name: &str, oldest: Option<&Version>) -> Result<Option<Version>, ReadError> {
+    let Some(oldest) = oldest.filter(|oldest| oldest.sequence > 1) else { return Ok(None) };
+    let mut log = Reading::new(reads.log().await?);
+    let row = sqlx::query(NEWEST).bind(AGGREGATE_TYPE).bind(name).bind(0_i64).bind(oldest.sequence).bind(1_i64);
+    let row = row.fetch_optional(&mut *log).await?;
+    log.ended();
+    row.as_ref().map(stored).transpose()
 }
 
 fn stored(row: &PgRow) -> Result<Version, ReadError> {
@@ -228,8 +287,8 @@ mod tests {
     #[test]
     fn each_version_tells_what_it_replaced_oldest_first() {
         let versions =
-            vec![version(4, Some("2")), version(3, None), version(2, Some("1.10")), version(1, Some("\"x\""))];
-        let told = told(&Page { versions, beyond: None });
+            vec![version(1, Some("\"x\"")), version(2, Some("1.10")), version(3, None), version(4, Some("2"))];
+        let told = told(&Page { versions, ..Page::default() });
         let moment = "2024-01-15T10:30:00.000000Z";
         let event = |event_type, data: &str, sequence| {
             format!(
@@ -247,32 +306,55 @@ mod tests {
 
     #[test]
     fn the_oldest_of_a_page_knows_the_value_from_the_page_before() {
-        let page = Page { versions: vec![version(3, None)], beyond: Some(version(2, Some("7"))) };
-        assert!(told(&page).contains(r#""deleted_value":7"#));
-        let page = Page { versions: vec![version(3, Some("1"))], beyond: Some(version(2, None)) };
-        assert!(told(&page).contains(r#""old_value":null"#));
+        let page = |only, replaced| Page { versions: vec![only], replaced: Some(replaced), more: true };
+        assert!(told(&page(version(3, None), version(2, Some("7")))).contains(r#""deleted_value":7"#));
+        assert!(told(&page(version(3, Some("1")), version(2, None))).contains(r#""old_value":null"#));
         assert_eq!(told(&Page::default()), "[]");
     }
 
     #[test]
-    fn links_to_the_older_page_where_there_is_one() {
-        let asked = Asked { limit: 1, before: i64::MAX };
-        let link = |page: &Page| {
-            let response = answer(page, "a/b", asked, "/v1/config/a%2Fb/history");
+    fn links_to_the_next_page_where_there_is_one() {
+        let link = |query: &str, page: &Page| {
+            let response = answer(page, "a/b", ask(query).unwrap(), "/v1/config/a%2Fb/history");
             response.headers().get("link").map(|link| link.to_str().unwrap().to_owned())
         };
-        let page = Page { versions: vec![version(3, None)], beyond: Some(version(2, Some("7"))) };
-        assert_eq!(link(&page).unwrap(), "</v1/config/a%2Fb/history?limit=1&before=3>; rel=\"next\"");
-        assert_eq!(link(&Page { versions: vec![version(1, None)], beyond: None }), None);
+        let versions = || vec![version(3, None), version(4, Some("1"))];
+        let page = Page { versions: versions(), replaced: Some(version(2, Some("7"))), more: true };
+        for (query, next) in [
+            ("limit=2", "limit=2&before=3"),
+            ("limit=2&after=1", "limit=2&after=1&before=3"),
+            ("limit=2&order=desc", "order=desc&limit=2&before=3"),
+            ("limit=2&order=asc&before=9", "order=asc&limit=2&after=4&before=9"),
+        ] {
+            assert_eq!(link(query, &page).unwrap(), format!("</v1/config/a%2Fb/history?{next}>; rel=\"next\""));
+        }
+        assert_eq!(link("limit=2", &Page { versions: versions(), replaced: None, more: false }), None);
+    }
+
+    fn ask(query: &str) -> Result<Asked, Problem> {
+        let known = [LIMIT, ORDER, AFTER, BEFORE];
+        asked(&Parameters::of(&format!("/x?{query}").parse().unwrap(), &known).unwrap())
     }
 
     #[test]
     fn limits_are_named_when_they_are_broken() {
-        let ask =
-            |query: &str| asked(&Parameters::of(&format!("/x?{query}").parse().unwrap(), &[LIMIT, BEFORE]).unwrap());
-        assert_eq!(ask("").unwrap(), Asked { limit: 1000, before: i64::MAX });
-        assert_eq!(ask("limit=1&before=7").unwrap(), Asked { limit: 1, before: 7 });
-        for query in ["limit=0", "limit=1001", "limit=x", "limit=-1", "before=0", "before=", "before=1.5"] {
+        let all = Asked { order: Order::NewestPage, limit: 1000, after: 0, before: i64::MAX };
+        assert_eq!(ask("").unwrap(), all);
+        assert_eq!(ask("limit=1&before=7&after=0").unwrap(), Asked { limit: 1, before: 7, ..all });
+        assert_eq!(ask("order=asc&after=7").unwrap(), Asked { order: Order::OldestFirst, after: 7, ..all });
+        for query in [
+            "limit=0",
+            "limit=1001",
+            "limit=x",
+            "limit=-1",
+            "before=0",
+            "before=",
+            "before=1.5",
+            "after=-1",
+            "after=x",
+            "order=newest",
+            "order=",
+        ] {
             assert_eq!(ask(query).unwrap_err().code(), "invalid-parameter", "{query}");
         }
     }

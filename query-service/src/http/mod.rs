@@ -20,6 +20,9 @@ mod diff;
 mod history;
 
 mod at;
+mod versions;
+
+mod events;
 
 mod link;
 

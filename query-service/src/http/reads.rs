@@ -13,12 +13,13 @@ use shared::{
 };
 use sqlx::{PgPool, Postgres, pool::PoolConnection};
 use tokio::{
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     time::{Instant, timeout, timeout_at},
 };
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::error::ReadError;
+use super::{error::ReadError, events::Followers};
 use crate::{
     projection::{Published, Snapshot, Standing},
     tail::Status,
@@ -47,6 +48,7 @@ pub(crate) struct Reads {
     pub(super) status: Arc<Status>,
     log: PgPool,
     pub(super) long_lists: Arc<Semaphore>,
+    pub(super) followers: Followers,
     min_position_wait: Duration,
     pub(super) redaction: Redaction,
 }
@@ -67,7 +69,18 @@ impl Reads {
         redaction: Redaction,
     ) -> Self {
         let long_lists = Arc::new(Semaphore::new(MAX_LONG_LISTS));
-        Self { projection, status, log, long_lists, min_position_wait, redaction }
+        let followers = Followers::default();
+        Self { projection, status, log, long_lists, followers, min_position_wait, redaction }
+    }
+
+    /// Ends the answers that would not end by themselves.
+    pub(crate) fn stop(&self) -> CancellationToken {
+        self.followers.stop()
+    }
+
+    /// Hears of each newer snapshot.
+    pub(super) fn changes(&self) -> watch::Receiver<Position> {
+        self.projection.changes()
     }
 
     /// The newest snapshot, if there is one.

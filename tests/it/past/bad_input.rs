@@ -24,6 +24,18 @@ async fn each_fault_of_a_question_about_the_past_is_named_with_its_remedy() {
         ("/v1/diff?from=2024-01-15T10:30:00Z&to=2024-01-15T10:29:00Z", 400, "from-behind-to", "exchange them"),
         ("/v1/diff?from=2.00000000", 409, "position-diverged", "another event"),
         ("/v1/diff?from=0&limit=1001", 400, "invalid-parameter", "a number from 1 to 1000"),
+        ("/v1/config/a/versions/0", 400, "invalid-version", "a number from 1 on"),
+        ("/v1/config/a/versions/-1", 400, "invalid-version", "a number from 1 on"),
+        ("/v1/config/a/versions/latest", 400, "invalid-version", "a number from 1 on"),
+        ("/v1/config/a/versions/3", 404, "not-found", "no such version"),
+        ("/v1/config/a/history?order=newest", 400, "invalid-parameter", "`desc`, newest first"),
+        ("/v1/config/a/history?after=-1", 400, "invalid-parameter", "a version, from 0 on"),
+        ("/v1/config/a/at/2024-01-15T10:30:00", 400, "invalid-timestamp", "Use ISO8601"),
+        ("/v1/events?limit=0", 400, "invalid-parameter", "a number from 1 to 10000"),
+        ("/v1/events?follow=1", 400, "invalid-parameter", "true or false"),
+        ("/v1/events?follow=true&limit=5", 400, "invalid-parameter", "has no end"),
+        ("/v1/events?from=-1", 400, "invalid-parameter", "`from` must be a position"),
+        ("/v1/events?from=2.00000000", 409, "position-diverged", "another event"),
     ] {
         let answer = query.client.get_json(path).await;
         let problem = answer.json();
@@ -44,7 +56,13 @@ async fn a_position_that_is_not_reached_is_waited_for_and_then_told() {
     let waiting = query.client.get("/v1/config?at=2");
     let (list, written) = tokio::join!(waiting, command.client.put("a", 2));
     assert_eq!(list.short(), (200, r#"[{"name":"a","value":2}]"#), "written meanwhile");
-    for path in ["/v1/config?at=3", "/v1/diff?from=0&to=3", "/v1/diff?from=3"] {
+    for path in [
+        "/v1/config?at=3",
+        "/v1/diff?from=0&to=3",
+        "/v1/diff?from=3",
+        "/v1/events?from=3",
+        "/v1/events?from=3&follow=true",
+    ] {
         let refused = query.client.get_json(path).await;
         assert_eq!((refused.status.as_u16(), refused.header("retry-after")), (503, "1"), "{path}: {refused:?}");
         assert_eq!(refused.json()["position"], 2, "{path}");
