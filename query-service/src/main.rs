@@ -7,7 +7,7 @@ use query_service::{
     config::{Args, DEFAULT_LISTEN},
 };
 use shared::{
-    BoxError,
+    BoxError, file_limit,
     http::server,
     settings::{self, Defaults, usage},
     shutdown, telemetry,
@@ -30,6 +30,7 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), BoxError> {
     let (config, address) = (args.config()?, args.listen.address().map_err(usage)?);
     telemetry::init(args.log.log_format, &args.log.log_filter)?;
+    file_limit::raise();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let shutdown = shutdown::on_signal(runtime.handle())?;
     runtime.block_on(async {

@@ -1,6 +1,6 @@
 //! How long to wait before trying again: doubling, capped, and jittered so that many clients do not come back at once.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 /// Waits between attempts. The n-th is a random time between half and the whole of `first × 2ⁿ`, at most `cap`.
 #[derive(Clone, Debug)]
@@ -22,15 +22,21 @@ impl Backoff {
     pub fn next_wait(&mut self) -> Duration {
         let whole = self.first.saturating_mul(1 << self.attempts.min(16)).min(self.cap);
         self.attempts = self.attempts.saturating_add(1);
-        #[expect(clippy::disallowed_methods, reason = "this is the randomness that others take from here")]
-        let share = rand::random::<f64>();
-        whole.mul_f64(0.5 + share / 2.0)
+        between(&(whole / 2..whole))
     }
 
     /// An attempt succeeded: start over.
     pub fn reset(&mut self) {
         self.attempts = 0;
     }
+}
+
+/// A random time between these.
+#[must_use]
+pub fn between(bounds: &Range<Duration>) -> Duration {
+    #[expect(clippy::disallowed_methods, reason = "this is the randomness that others take from here")]
+    let share = rand::random::<f64>();
+    bounds.start + bounds.end.saturating_sub(bounds.start).mul_f64(share)
 }
 
 #[cfg(test)]

@@ -5,13 +5,14 @@
 //! schema ─► database ─► backoff           where it is stored
 //! settings ─► telemetry, redaction        how a process is set up and what it tells
 //! clock, ids                              what is passed in, so that tests can say what it is
-//! http ─► service ─► tasks, shutdown      how it is served and stopped
+//! http ─► service ─► tasks, shutdown, file_limit      how it is served and stopped
 //! ```
 
 pub mod backoff;
 pub mod clock;
 pub mod database;
 pub mod event;
+pub mod file_limit;
 pub mod http;
 pub mod ids;
 pub mod moment;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use embedded_postgres::{Cluster, Options, StopMode};
-use shared::{BoxError, http::server, settings::usage, shutdown, telemetry};
+use shared::{BoxError, file_limit, http::server, settings::usage, shutdown, telemetry};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +20,7 @@ use crate::{
 /// What kept it from starting, or ended it.
 pub fn run(cli: &Cli) -> Result<(), BoxError> {
     telemetry::init(cli.log.log_format, &cli.log.log_filter)?;
+    file_limit::raise();
     let (database, address) = (cli.database()?, cli.listen.address().map_err(usage)?);
     let runtime = tokio::runtime::Runtime::new()?;
     let shutdown = shutdown::on_signal(runtime.handle())?;

@@ -11,7 +11,7 @@ use axum::{
 };
 use tracing::Instrument;
 
-use super::problem::Problem;
+use super::{prefer::Wait, problem::Problem};
 use crate::{clock::Clock, ids::Ids};
 
 /// Longest that an answer may take to begin; a stream's body may go on.
@@ -71,13 +71,15 @@ pub async fn identify(State((ids, clock)): State<(Ids, Clock)>, mut request: Req
     response
 }
 
-/// Bounds the time until an answer begins.
+/// Bounds the time until an answer begins. Who reads and prefers to wait has that time too.
 pub async fn bound(request: Request, next: Next) -> Response<Body> {
-    let Ok(response) = tokio::time::timeout(REQUEST_LIMIT, next.run(request)).await else {
-        tracing::warn!(limit_s = REQUEST_LIMIT.as_secs(), "The request took too long and was given up");
+    let preferred = if request.method().is_safe() { Wait::of(request.headers()).ok().flatten() } else { None };
+    let limit = REQUEST_LIMIT + preferred.map_or(Duration::ZERO, Wait::duration);
+    let Ok(response) = tokio::time::timeout(limit, next.run(request)).await else {
+        tracing::warn!(limit_s = limit.as_secs(), "The request took too long and was given up");
         let detail = format!(
             "No answer within {} s. A write may still be carried out: read the value before you repeat it.",
-            REQUEST_LIMIT.as_secs()
+            limit.as_secs()
         );
         return Problem::unavailable("request-timeout", detail).into_response();
     };

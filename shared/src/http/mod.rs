@@ -13,6 +13,7 @@ pub mod negotiation;
 pub mod parameters;
 pub mod path;
 pub mod port_owner;
+pub mod prefer;
 pub mod problem;
 pub mod server;
 

@@ -14,6 +14,10 @@ impl Parameters {
     /// # Errors
     /// 400 that names the parameter.
     pub fn of(uri: &Uri, known: &[&str]) -> Result<Self, Problem> {
+        Self::read(uri, known, None)
+    }
+
+    fn read(uri: &Uri, known: &[&str], repeatable: Option<&str>) -> Result<Self, Problem> {
         if uri.query().is_none() {
             return Ok(Self(vec![]));
         }
@@ -26,12 +30,20 @@ impl Parameters {
             if !known.contains(&name.as_str()) {
                 return Err(unknown(name, known));
             }
-            if pairs[..index].iter().any(|(earlier, _)| earlier == name) {
+            if Some(name.as_str()) != repeatable && pairs[..index].iter().any(|(earlier, _)| earlier == name) {
                 let detail = format!("The query parameter `{name}` is given twice; give it once.");
                 return Err(Problem::bad_request("repeated-parameter", detail));
             }
         }
         Ok(Self(pairs))
+    }
+
+    /// The same, with one that may be repeated.
+    ///
+    /// # Errors
+    /// 400 that names the parameter.
+    pub fn with_repeated(uri: &Uri, known: &[&str], repeated: &str) -> Result<Self, Problem> {
+        Self::read(uri, known, Some(repeated))
     }
 
     /// None, for a route that takes none.
@@ -46,6 +58,11 @@ impl Parameters {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The decoded values of one that may be repeated, in their order.
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 }
 
@@ -86,6 +103,14 @@ mod tests {
     fn names_what_is_unknown_and_lists_the_known() {
         let problem = format!("{:?}", of("prefiks=a").unwrap_err());
         assert!(problem.contains("`prefiks` here; known: prefix, min_position."), "{problem}");
+    }
+
+    #[test]
+    fn takes_one_that_may_be_repeated_as_often_as_it_comes() {
+        let uri = "/v1/watch?name=b&prefix=x&name=a".parse().unwrap();
+        let parameters = Parameters::with_repeated(&uri, &["prefix", "name"], "name").unwrap();
+        assert_eq!(parameters.all("name").collect::<Vec<_>>(), ["b", "a"]);
+        assert_eq!(Parameters::of(&uri, &["prefix", "name"]).unwrap_err().code(), "repeated-parameter");
     }
 
     #[test]
