@@ -15,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
-    http::{self, Reads},
+    http::{self, Reads, Watches},
     projection::Published,
     tail::{Options, ProjectionCheck, Status, Tail},
+    watch::{Hub, LogReader},
 };
 
 /// Connections for history, past moments and old position tokens. Reads of the present need none.
@@ -27,6 +28,8 @@ const LOG_CONNECTIONS: u32 = 4;
 /// as long as its session.
 const BY_INDEX: [(&str, &str); 4] =
     [("enable_seqscan", "off"), ("enable_bitmapscan", "off"), ("enable_sort", "off"), ("jit", "off")];
+/// Connections for what watchers missed that is older than what the process remembers.
+const MISSED_CONNECTIONS: u32 = 4;
 
 /// Connections for health, which must not queue behind history.
 const HEALTH_CONNECTIONS: u32 = 1;
@@ -68,20 +71,34 @@ impl App {
             listen_for_hints: config.listen_for_hints,
             clock: config.clock,
         };
-        let tail = Tail::new(options, Arc::clone(&projection), Arc::clone(&status));
+        let hub = Arc::new(Hub::new(config.watching.watchers, config.watching.ring_bytes));
+        let tail = Tail::new(options, Arc::clone(&projection), Arc::clone(&hub), Arc::clone(&status));
         let mut tasks = CriticalTasks::default();
         tasks.spawn("tail", |stop| tail.run(stop));
-        let log = database::pool(config.database.options(BY_INDEX), LOG_CONNECTIONS);
-        let reads =
-            Reads::new(Arc::clone(&projection), status, log.clone(), config.min_position_wait, config.redaction);
+        let by_index = config.database.options(BY_INDEX);
+        let log = database::pool(by_index.clone(), LOG_CONNECTIONS);
+        let missed = database::pool(by_index, MISSED_CONNECTIONS);
+        let watches = Watches {
+            hub: Arc::clone(&hub),
+            log: LogReader::new(missed.clone()),
+            bookmark_interval: config.watching.bookmark_interval,
+        };
+        let reads = Reads::new(
+            Arc::clone(&projection),
+            status,
+            log.clone(),
+            config.min_position_wait,
+            config.redaction,
+            watches,
+        );
         let stop = reads.stop();
         let service = Service {
             routes: http::routes(reads),
             health,
             tasks,
             tracked: vec![],
-            pools: vec![health_pool, log],
-            farewells: vec![Farewell::new(move || stop.cancel())],
+            pools: vec![health_pool, log, missed],
+            farewells: vec![Farewell::new(move || stop.cancel()), Farewell::new(move || hub.stop())],
         };
         Ok(Self { projection, service })
     }

@@ -20,6 +20,16 @@ pub const DEFAULT_POLL_INTERVAL_MS: u64 = 500;
 /// Longest that a read waits for the position that it asks for.
 pub const DEFAULT_MIN_POSITION_WAIT: Duration = Duration::from_secs(2);
 
+/// Most watchers and long polls of a process, both together.
+pub const MAX_WATCHERS: usize = 20_000;
+
+/// Messages that are remembered for watchers that come back or fell behind, in bytes; 32 MiB.
+pub const RING_BYTES: usize = 32 * 1024 * 1024;
+
+/// How often a watcher that nothing is sent to is told how far it is; a quarter more or less, so that not all are at once.
+/// Shorter than proxies' idle limits, which are a minute mostly.
+pub const BOOKMARK_INTERVAL: Duration = Duration::from_secs(15);
+
 /// `application_name` of the service's sessions, as `pg_stat_activity` shows it.
 const APPLICATION: &str = "query-service";
 
@@ -68,6 +78,23 @@ impl Args {
     }
 }
 
+/// The limits of watching.
+#[derive(Clone, Copy, Debug)]
+pub struct Watching {
+    /// Most watchers and long polls, both together.
+    pub watchers: usize,
+    /// Messages that are remembered, in bytes.
+    pub ring_bytes: usize,
+    /// How often a watcher that nothing is sent to is told how far it is.
+    pub bookmark_interval: Duration,
+}
+
+impl Default for Watching {
+    fn default() -> Self {
+        Self { watchers: MAX_WATCHERS, ring_bytes: RING_BYTES, bookmark_interval: BOOKMARK_INTERVAL }
+    }
+}
+
 /// What the service needs to be built.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -79,6 +106,8 @@ pub struct Config {
     pub listen_for_hints: bool,
     /// Longest that a read waits for the position that it asks for.
     pub min_position_wait: Duration,
+    /// Watchers and long polls.
+    pub watching: Watching,
     /// Whose values stay out of the log.
     pub redaction: Redaction,
     /// The time.
@@ -94,6 +123,7 @@ impl Config {
             poll_interval: Duration::from_millis(DEFAULT_POLL_INTERVAL_MS),
             listen_for_hints: true,
             min_position_wait: DEFAULT_MIN_POSITION_WAIT,
+            watching: Watching::default(),
             redaction: Redaction::by_default(),
             clock: Clock::system(),
         }

@@ -1,16 +1,18 @@
 //! The query service: follows the event log, and serves what it says from memory.
 //!
 //! ```text
-//! tail ─► projection ─► http
-//!              past ────┘
+//! tail ─► projection ─► watch ─► http
+//!                        past ────┘
 //! ```
 //!
-//! `tail` reads the log in the order of its positions, `projection` folds it into immutable snapshots, `http` answers from
-//! the newest one. `past` reads what was, straight from the log.
+//! `tail` reads the log in the order of its positions, `projection` folds it into immutable snapshots, `watch` hands each
+//! change to whoever waits for it, `http` answers from the newest snapshot. `past` reads what was, straight from the log.
 
 pub mod tail;
 
 pub mod projection;
+
+mod watch;
 
 pub mod past;
 

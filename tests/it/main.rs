@@ -15,4 +15,5 @@ mod replicas;
 mod schema;
 mod start;
 mod values;
+mod watch;
 mod writes;

@@ -8,7 +8,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::until;
+use crate::{Watcher, until};
 
 /// Speaks to one service; cheap to clone.
 #[derive(Clone, Debug)]
@@ -112,6 +112,23 @@ impl Client {
     /// `GET` of any path.
     pub async fn get(&self, path: &str) -> Answer {
         self.send(Method::GET, path, &[], None).await
+    }
+
+    /// Begins to watch, with this query, behind this `Last-Event-ID`.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub async fn watch(&self, query: &str, last_event_id: Option<&str>) -> Watcher {
+        self.try_watch(query, last_event_id).await.expect("an answer to GET /v1/watch")
+    }
+
+    /// The same; `None` when the service is not there.
+    pub async fn try_watch(&self, query: &str, last_event_id: Option<&str>) -> Option<Watcher> {
+        let mut request = self.http.get(format!("{}/v1/watch?{query}", self.base));
+        if let Some(last) = last_event_id {
+            request = request.header("last-event-id", last);
+        }
+        Some(Watcher::new(request.send().await.ok()?))
     }
 
     /// `GET` of any path, in JSON.

@@ -10,6 +10,7 @@ pub mod process;
 pub mod proxy;
 pub mod services;
 pub mod wait;
+pub mod watcher;
 
 pub use client::{Answer, Client};
 pub use database::Database;
@@ -18,3 +19,4 @@ pub use log::LogLines;
 pub use proxy::Proxy;
 pub use services::{CommandService, QueryService, Standalone};
 pub use wait::until;
+pub use watcher::{Event, Watcher};

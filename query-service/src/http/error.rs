@@ -9,7 +9,10 @@ use shared::{
     telemetry::Chain,
 };
 
-use crate::past::PastError;
+use crate::{
+    past::PastError,
+    watch::{LogError, Refused},
+};
 
 /// Why a read has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +41,10 @@ pub(super) enum ReadError {
     NoSuchVersion,
     #[error("too many consumers follow the log")]
     TooManyFollowers,
+    #[error("no watcher can be registered: {0:?}")]
+    NotWatched(Refused),
+    #[error("the log cannot be read on")]
+    Missed(#[from] LogError),
     #[error("too many lists are being sent")]
     TooManyLists,
     #[error("a rebuild is under way")]
@@ -56,6 +63,12 @@ impl From<PastError> for ReadError {
             PastError::Log(error) => error.into(),
             PastError::Unreadable(unknown) => unknown.into(),
         }
+    }
+}
+
+impl From<Refused> for ReadError {
+    fn from(refused: Refused) -> Self {
+        Self::NotWatched(refused)
     }
 }
 
@@ -115,6 +128,17 @@ impl From<ReadError> for Problem {
                 );
                 Self::bad_request("from-behind-to", detail)
             }
+            ReadError::NotWatched(Refused::NotReady) => ReadError::NotReady.into(),
+            ReadError::NotWatched(Refused::TooMany) => {
+                let detail = "As many clients watch or wait here as this process takes; try again, or another replica.";
+                Self::unavailable("too-many-watchers", detail)
+            }
+            ReadError::NotWatched(Refused::Stopping) => {
+                Self::unavailable("stopping", "This process is stopping; try again: another one answers.")
+            }
+            ReadError::Missed(LogError::Database(error)) => ReadError::LogOutOfReach(Some(error)).into(),
+            ReadError::Missed(LogError::Unreadable(unknown)) => ReadError::Unreadable(unknown).into(),
+            ReadError::Missed(LogError::Silent | LogError::Rewritten) => ReadError::LogOutOfReach(None).into(),
             ReadError::TooManyLists => {
                 let detail = "Too many long lists are being sent at the moment; try again, or ask for a `prefix`.";
                 Self::unavailable("too-many-lists", detail)

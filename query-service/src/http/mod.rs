@@ -1,4 +1,4 @@
-//! HTTP: from a request to an answer out of the newest snapshot.
+//! HTTP: from a request to an answer out of the newest snapshot, or to a stream of changes.
 //!
 //! ```text
 //! router ─► endpoint ─► reads (which snapshot may answer) ─► value (how it is told)
@@ -26,6 +26,8 @@ mod events;
 
 mod link;
 
+mod watch;
+
 mod projection;
 
 mod rebuild;
@@ -34,5 +36,5 @@ mod value;
 
 mod error;
 
-pub(crate) use reads::Reads;
+pub(crate) use reads::{Reads, Watches};
 pub(crate) use router::routes;

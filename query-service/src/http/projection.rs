@@ -39,6 +39,8 @@ struct Projection {
     replay: Option<ReplayFigures>,
     rebuilds: u64,
     divergences: u64,
+    /// Watchers and long polls.
+    watchers: usize,
 }
 
 pub(super) async fn handle(State(reads): State<Arc<Reads>>, uri: Uri) -> Result<Response, Problem> {
@@ -59,6 +61,7 @@ pub(super) async fn handle(State(reads): State<Arc<Reads>>, uri: Uri) -> Result<
         replay: report.last_replay,
         rebuilds: report.rebuilds,
         divergences: report.divergences,
+        watchers: reads.watches.hub.watchers(),
     };
     let position = (CONFIG_POSITION, snapshot.token().to_string());
     Ok(([(header::CACHE_CONTROL, DO_NOT_KEEP)], [position], Json(projection)).into_response())

@@ -23,6 +23,7 @@ use super::{error::ReadError, events::Followers};
 use crate::{
     projection::{Published, Snapshot, Standing},
     tail::Status,
+    watch::{Hub, LogReader},
 };
 
 /// The position that a read must have, as a query parameter.
@@ -51,6 +52,15 @@ pub(crate) struct Reads {
     pub(super) followers: Followers,
     min_position_wait: Duration,
     pub(super) redaction: Redaction,
+    pub(super) watches: Watches,
+}
+
+/// What watches and long polls hang on.
+#[derive(Debug)]
+pub(crate) struct Watches {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) log: LogReader,
+    pub(crate) bookmark_interval: Duration,
 }
 
 /// The state that answers a read, and how fresh it is.
@@ -67,10 +77,11 @@ impl Reads {
         log: PgPool,
         min_position_wait: Duration,
         redaction: Redaction,
+        watches: Watches,
     ) -> Self {
         let long_lists = Arc::new(Semaphore::new(MAX_LONG_LISTS));
         let followers = Followers::default();
-        Self { projection, status, log, long_lists, followers, min_position_wait, redaction }
+        Self { projection, status, log, long_lists, followers, min_position_wait, redaction, watches }
     }
 
     /// Ends the answers that would not end by themselves.
@@ -97,12 +108,20 @@ impl Reads {
             None => self.current().ok_or(ReadError::NotReady),
             Some(token) => self.having(token).await,
         };
-        let last_contact_ms = self.status.last_contact_ms();
-        let stamped = |error: ReadError| {
-            let here = self.current().map_or(PositionToken::ZERO, |snapshot| snapshot.token());
-            stamp_problem(error.into(), here, last_contact_ms)
-        };
-        Ok(View { snapshot: snapshot.map_err(stamped)?, last_contact_ms })
+        let snapshot = snapshot.map_err(|error| self.stamped(error))?;
+        Ok(View { snapshot, last_contact_ms: self.status.last_contact_ms() })
+    }
+
+    /// The newest state, for a read that was answered from an older one and waited.
+    pub(super) fn newer(&self, view: View) -> View {
+        let snapshot = self.current().unwrap_or(view.snapshot);
+        View { snapshot, last_contact_ms: self.status.last_contact_ms() }
+    }
+
+    /// The problem, with where this replica is.
+    pub(super) fn stamped(&self, error: ReadError) -> Problem {
+        let here = self.current().map_or(PositionToken::ZERO, |snapshot| snapshot.token());
+        stamp_problem(error.into(), here, self.status.last_contact_ms())
     }
 
     /// Waits for a snapshot that has the event that `wanted` names.
@@ -246,7 +265,9 @@ mod tests {
     fn reads(projection: &Arc<Published>) -> Reads {
         let log = PgPoolOptions::new().connect_lazy("postgres://nobody@127.0.0.1:1/nothing").unwrap();
         let redaction = Redaction::new(redaction::DEFAULT_REDACT_NAMES.split(',')).unwrap();
-        Reads::new(Arc::clone(projection), Arc::new(Status::new()), log, Duration::from_secs(2), redaction)
+        let hub = Arc::new(Hub::new(0, 0));
+        let watches = Watches { hub, log: LogReader::new(log.clone()), bookmark_interval: Duration::from_secs(1) };
+        Reads::new(Arc::clone(projection), Arc::new(Status::new()), log, Duration::from_secs(2), redaction, watches)
     }
 
     async fn having(reads: &Reads, position: u64, event: u64) -> Result<u64, ReadError> {

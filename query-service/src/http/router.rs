@@ -8,7 +8,7 @@ use axum::{
 };
 use shared::http::path::empty_name;
 
-use super::{Reads, at, diff, events, get as get_one, history, list, projection, rebuild, versions};
+use super::{Reads, at, diff, events, get as get_one, history, list, projection, rebuild, versions, watch};
 
 /// The routes, and the old system's unversioned ones.
 pub(crate) fn routes(reads: Reads) -> Router {
@@ -21,6 +21,7 @@ pub(crate) fn routes(reads: Reads) -> Router {
         .route("/v1/config/{name}/versions/{version}", get(versions::handle))
         .route("/v1/diff", get(diff::handle))
         .route("/v1/events", get(events::handle))
+        .route("/v1/watch", get(watch::handle))
         .route("/v1/projection", get(projection::handle))
         .route("/v1/projection/rebuild", post(rebuild::handle))
         .route("/config", get(list::handle))

@@ -7,12 +7,16 @@ use shared::{backoff::Backoff, position::Position, telemetry::Chain};
 use super::{
     Options,
     link::{Hints, Link, LinkError, Wake},
+    live::Live,
     outage::Outages,
     page::{self, PAGE_ROWS, PageEnd},
     replay::Replay,
     status::Status,
 };
-use crate::projection::{Fault, Fold, Published, free_aside};
+use crate::{
+    projection::{Fault, Published, free_aside},
+    watch::Hub,
+};
 
 /// First and longest wait before a log that cannot be applied is tried again; shorter than the heartbeat's 5 s.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -22,10 +26,11 @@ const LONGEST_RETRY: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Follower {
     projection: Arc<Published>,
+    hub: Arc<Hub>,
     status: Arc<Status>,
     options: Options,
     /// What readers see; `None` before the first replay is complete, and when the log it was folded from was rewritten.
-    live: Option<Fold>,
+    live: Option<Live>,
     /// The log from zero, while that is wanted.
     replay: Option<Replay>,
     halt: Option<Halt>,
@@ -52,9 +57,9 @@ enum Next {
 }
 
 impl Follower {
-    pub(super) fn new(projection: Arc<Published>, status: Arc<Status>, options: Options) -> Self {
+    pub(super) fn new(projection: Arc<Published>, hub: Arc<Hub>, status: Arc<Status>, options: Options) -> Self {
         let (live, replay, halt) = (None, None, None);
-        Self { projection, status, options, live, replay, halt, followed: false, said_started: false }
+        Self { projection, hub, status, options, live, replay, halt, followed: false, said_started: false }
     }
 
     /// Whether the log was ever read; a wrong schema is then no fault of the set-up, and is waited out.
@@ -129,16 +134,17 @@ impl Follower {
     }
 
     async fn follow_live(&mut self, link: &mut Link) -> Result<Next, LinkError> {
+        let Some(live) = &self.live else { return Ok(Next::Wait) };
+        let rows = page_rows(self.halt.as_ref(), live.position());
+        self.read_live(link, rows).await
+    }
+
+    /// Up to so many events, for readers and watchers.
+    async fn read_live(&mut self, link: &mut Link, rows: i64) -> Result<Next, LinkError> {
         let Some(live) = &mut self.live else { return Ok(Next::Wait) };
-        let before = live.position();
-        let rows = page_rows(self.halt.as_ref(), before);
-        let projection = &self.projection;
-        let end = page::read(link, live, rows, |fold| projection.advance(fold.snapshot())).await;
-        let position = live.position();
-        if position != before {
-            self.projection.advance(live.snapshot());
-        }
-        let end = end?;
+        let end = page::read(link, live, rows).await;
+        live.publish();
+        let (end, position) = (end?, live.position());
         self.status.update(|now| {
             now.head = if matches!(end, PageEnd::Drained) { position } else { now.head.max(position) };
         });
@@ -150,14 +156,36 @@ impl Follower {
         })
     }
 
+    /// Watchers hear of every event through the live fold: it comes as far as the replay, which then takes its place.
+    /// Whether it is there.
+    async fn bring_live_to(&mut self, position: Position, link: &mut Link) -> Result<bool, LinkError> {
+        while let Some(behind) = self.live.as_ref().map(|live| position.0.saturating_sub(live.position().0)) {
+            let rows = PAGE_ROWS.min(i64::try_from(behind).unwrap_or(PAGE_ROWS));
+            if behind == 0 {
+                break;
+            }
+            if self.read_live(link, rows).await? != Next::GoOn {
+                break;
+            }
+        }
+        let Some(live) = &mut self.live else { return Ok(true) };
+        if live.position() != position {
+            return Ok(false);
+        }
+        // Here the replay found the log drained.
+        live.end_command();
+        live.publish();
+        Ok(true)
+    }
+
     async fn go_on_replaying(&mut self, link: &mut Link) -> Result<Next, LinkError> {
         let Some(replay) = &mut self.replay else { return Ok(Next::Wait) };
         let rows = page_rows(self.halt.as_ref(), replay.fold.position());
-        let end = page::read(link, &mut replay.fold, rows, |_| {}).await?;
+        let end = page::read(link, &mut replay.fold, rows).await?;
         replay.tell_progress();
         let position = replay.fold.position();
         self.status.update(|now| (now.replaying, now.head) = (Some(position), now.head.max(position)));
-        let seen = self.live.as_ref().map_or(Position::ZERO, Fold::position);
+        let seen = self.live.as_ref().map_or(Position::ZERO, Live::position);
         let drained = match end {
             PageEnd::Full => false,
             PageEnd::Drained => true,
@@ -165,6 +193,7 @@ impl Follower {
             PageEnd::Faulty(fault) => return Ok(self.halted(&fault, position)),
         };
         if replay.has_caught_up(drained, seen)
+            && self.bring_live_to(position, link).await?
             && let Some(replay) = self.replay.take()
         {
             self.swap_in(replay, drained);
@@ -177,10 +206,11 @@ impl Follower {
         let first = !self.has_state();
         let (fold, figures) = replay.complete(self.options.clock);
         let snapshot = fold.snapshot();
-        let position = snapshot.position();
+        let (position, token) = (snapshot.position(), snapshot.token());
         // The old fold goes first, so that the old state is freed where `replace` has it freed.
-        self.live = Some(fold);
+        self.live = Some(Live::new(fold, Arc::clone(&self.projection), Arc::clone(&self.hub)));
         self.projection.replace(snapshot);
+        self.hub.begin(token);
         self.status.update(|now| {
             now.replaying = None;
             now.last_replay = Some(figures);
@@ -197,6 +227,7 @@ impl Follower {
              rebuilding from zero, serving the old state meanwhile"
         );
         self.live = None;
+        self.hub.rewritten();
         if let Some(replay) = self.replay.take() {
             free_aside(Arc::new(replay.fold.into_snapshot()));
         }

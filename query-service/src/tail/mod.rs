@@ -1,7 +1,7 @@
 //! The tail: follows the event log, and keeps the projection at its end.
 //!
 //! ```text
-//! link (one connection) ─► page (rows in order) ─► follower (live fold, replay) ─► projection
+//! link (one connection) ─► page (rows in order) ─► follower (live fold, replay) ─► projection, watch
 //!                                                     └► status ─► http, health
 //! ```
 
@@ -10,6 +10,8 @@ mod outage;
 
 mod page;
 mod replay;
+
+mod live;
 
 mod follower;
 
@@ -35,7 +37,7 @@ pub(crate) use self::{
     health::ProjectionCheck,
     status::{ReplayFigures, Status},
 };
-use crate::projection::Published;
+use crate::{projection::Published, watch::Hub};
 
 /// The log is not one that this process can follow. The process ends: waiting would not help.
 #[derive(Debug, thiserror::Error)]
@@ -64,9 +66,9 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
-    /// Reports to `projection` and `status`.
-    pub(crate) fn new(options: Options, projection: Arc<Published>, status: Arc<Status>) -> Self {
-        let follower = Follower::new(projection, Arc::clone(&status), options.clone());
+    /// Reports to `projection`, then to `hub`, and to `status`.
+    pub(crate) fn new(options: Options, projection: Arc<Published>, hub: Arc<Hub>, status: Arc<Status>) -> Self {
+        let follower = Follower::new(projection, hub, Arc::clone(&status), options.clone());
         Self { options, status, follower }
     }
 

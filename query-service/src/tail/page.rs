@@ -45,44 +45,94 @@ const PAGE: &str = "
      order by position
      limit $2";
 
-/// Folds up to `rows` events, one at a time: what does not fit into a batch is never held. `batch` is called with a full
-/// batch applied; the caller publishes what is behind the last one.
-pub(super) async fn read(
-    link: &mut Link,
-    fold: &mut Fold,
-    rows: i64,
-    mut batch: impl FnMut(&Fold),
-) -> Result<PageEnd, LinkError> {
-    let mut anchored = fold.anchor().is_none();
+/// Whoever folds a page.
+pub(super) trait Reader {
+    /// What it folds into.
+    fn fold(&self) -> &Fold;
+
+    /// Applies the next event. `goes_on`: the next one is, or may be, of the same command.
+    fn apply(&mut self, event: &Recorded<'_>, goes_on: bool) -> Result<(), Fault>;
+
+    /// A full batch is applied; the page goes on.
+    fn batch(&mut self) {}
+
+    /// The log has nothing more: what was applied ends where a command does.
+    fn drained(&mut self) {}
+}
+
+/// A replay: nobody sees it before it is at the log's end.
+impl Reader for Fold {
+    fn fold(&self) -> &Fold {
+        self
+    }
+
+    fn apply(&mut self, event: &Recorded<'_>, _goes_on: bool) -> Result<(), Fault> {
+        Self::apply(self, event)
+    }
+}
+
+/// Folds up to `rows` events, one at a time: what does not fit into a batch is never held. The caller publishes what is
+/// behind the last batch.
+pub(super) async fn read(link: &mut Link, reader: &mut impl Reader, rows: i64) -> Result<PageEnd, LinkError> {
+    let mut anchored = reader.fold().anchor().is_none();
     let limit = if anchored { rows } else { rows + 1 };
-    let mut stream = sqlx::query(PAGE).bind(fold.position().to_parameter()).bind(limit).fetch(&mut link.listener);
-    let (mut read, mut bytes, mut fault) = (0, 0, None);
+    let position = reader.fold().position();
+    let mut stream = sqlx::query(PAGE).bind(position.to_parameter()).bind(limit).fetch(&mut link.listener);
+    let mut page = Page { reader, bytes: 0, fault: None };
+    // One row behind: whether a command goes on is told by the row behind it.
+    let (mut read, mut held) = (0, None);
     while let Some(row) = timeout(ANSWER_LIMIT, stream.try_next()).await.map_err(|_| LinkError::Silent)?? {
         read += 1;
+        let command_id: Uuid = row.try_get(9)?;
         if !anchored {
             anchored = true;
-            if !fold.continues(Some((Position::from_column(row.try_get(0)?), row.try_get(9)?))) {
+            if !page.reader.fold().continues(Some((Position::from_column(row.try_get(0)?), command_id))) {
                 return Ok(PageEnd::Rewritten);
             }
             continue;
         }
-        // The rest of a faulty page is read to its end: the connection must be free for the next query.
-        if fault.is_none() {
-            let event = recorded(&row)?;
-            fault = fold.apply(&event).err();
-            bytes += event.bytes();
-        }
-        if bytes >= BATCH_BYTES {
-            bytes = 0;
-            batch(fold);
+        if let Some((row, its)) = held.replace((row, command_id)) {
+            page.apply(&row, its == command_id)?;
         }
     }
-    Ok(match fault {
+    let drained = anchored && read < limit;
+    if let Some((row, _)) = held {
+        page.apply(&row, !drained)?;
+    }
+    Ok(match page.fault {
         Some(fault) => PageEnd::Faulty(fault),
         None if !anchored => PageEnd::Rewritten,
-        None if read == limit => PageEnd::Full,
-        None => PageEnd::Drained,
+        None if drained => {
+            page.reader.drained();
+            PageEnd::Drained
+        }
+        None => PageEnd::Full,
     })
+}
+
+/// A page being folded.
+struct Page<'a, R> {
+    reader: &'a mut R,
+    /// Since the last batch.
+    bytes: usize,
+    fault: Option<Fault>,
+}
+
+impl<R: Reader> Page<'_, R> {
+    /// The rest of a faulty page is read to its end: the connection must be free for the next query.
+    fn apply(&mut self, row: &PgRow, goes_on: bool) -> Result<(), sqlx::Error> {
+        if self.fault.is_some() {
+            return Ok(());
+        }
+        let event = recorded(row)?;
+        self.fault = self.reader.apply(&event, goes_on).err();
+        self.bytes += event.bytes();
+        if self.bytes >= BATCH_BYTES {
+            self.bytes = 0;
+            self.reader.batch();
+        }
+        Ok(())
+    }
 }
 
 fn recorded(row: &PgRow) -> Result<Recorded<'_>, sqlx::Error> {

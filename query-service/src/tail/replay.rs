@@ -29,10 +29,11 @@ impl Replay {
         Self { fold: Fold::default(), target: head, began: now, told: now }
     }
 
-    /// Whether readers may have it: it has what the log had when it began, and what they have already seen.
+    /// Whether readers may have it: it has what the log had when it began, and what they have already seen, and ends where a
+    /// command does, which is sure only at an end of the log.
     pub(super) fn has_caught_up(&self, drained: bool, seen: Position) -> bool {
         let position = self.fold.position();
-        position >= seen && (drained || position >= self.target)
+        position >= seen && (drained || position == self.target)
     }
 
     /// Tells how far it is, now and then.

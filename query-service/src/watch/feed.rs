@@ -1,0 +1,178 @@
+//! What is ready to be sent to one watcher: a bounded queue of shared frames.
+//!
+//! A watcher whose queue is full is no longer handed messages; it reads on from the ring when it has room again, and only
+//! when the ring has lost what it needs is it too slow.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, PoisonError},
+    task::Waker,
+};
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use shared::position::Position;
+
+use super::{Reset, filter::Filter, ring::Ring};
+
+/// Most messages that wait for one watcher; 24 bytes each beside the frames, which are shared.
+const BUFFER_MESSAGES: usize = 256;
+
+/// Most bytes of frames that wait for one watcher; 1 MiB. One frame may exceed it.
+const BUFFER_BYTES: usize = 1024 * 1024;
+
+/// Messages of the ring that are looked at in one go, under the hub's lock.
+const SCAN_MESSAGES: usize = 1_024;
+
+/// One watcher's queue. Filled by the tail, emptied by the watcher's connection.
+#[derive(Debug)]
+pub(super) struct Feed {
+    inner: Mutex<Inner>,
+    waker: AtomicWaker,
+}
+
+#[derive(Debug)]
+struct Inner {
+    mode: Mode,
+    queue: VecDeque<Bytes>,
+    bytes: usize,
+    /// Up to here everything that the watcher takes was queued.
+    position: Position,
+    /// It was at the log's end once: from then on the ring must be enough.
+    was_live: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// It is handed each message.
+    Live,
+    /// It reads on by itself.
+    Behind,
+    Over(Reset),
+}
+
+/// What there is for the watcher.
+#[derive(Debug)]
+pub(super) enum Taken {
+    Frame(Bytes),
+    Nothing,
+    Behind { was_live: bool },
+    Over(Reset),
+}
+
+impl Feed {
+    /// Behind a position, not yet live.
+    pub(super) fn behind(position: Position) -> Self {
+        let (mode, queue) = (Mode::Behind, VecDeque::new());
+        Self {
+            inner: Mutex::new(Inner { mode, queue, bytes: 0, position, was_live: false }),
+            waker: AtomicWaker::new(),
+        }
+    }
+
+    /// It has everything up to here, from elsewhere.
+    pub(super) fn start_from(&self, position: Position) {
+        self.lock().position = position;
+    }
+
+    /// Hands it a message; `before` is where the log was before it.
+    pub(super) fn push(&self, frame: &Bytes, before: Position, position: Position) {
+        let mut inner = self.lock();
+        if inner.mode != Mode::Live || position <= inner.position {
+            return;
+        }
+        if inner.is_full(frame) {
+            inner.mode = Mode::Behind;
+            inner.position = inner.position.max(before);
+        } else {
+            inner.queue(frame.clone(), position);
+        }
+        drop(inner);
+        self.waker.wake();
+    }
+
+    /// Reads on from the ring, as far as there is room; at its end, which is the log's, the watcher is live.
+    ///
+    /// # Errors
+    /// The position up to which it has everything, when the ring does not go back so far.
+    pub(super) fn read_on(&self, filter: &Filter, head: Position, ring: &Ring) -> Result<(), Position> {
+        let mut inner = self.lock();
+        if inner.mode != Mode::Behind {
+            return Ok(());
+        }
+        let mut messages = ring.behind(inner.position).ok_or(inner.position)?;
+        for message in messages.by_ref().take(SCAN_MESSAGES) {
+            if let Some(frame) = message.for_filter(filter) {
+                if inner.is_full(&frame) {
+                    return Ok(());
+                }
+                inner.queue(frame, message.position());
+            }
+            inner.position = message.position();
+        }
+        if messages.next().is_none() {
+            (inner.mode, inner.was_live) = (Mode::Live, true);
+            inner.position = inner.position.max(head);
+        }
+        Ok(())
+    }
+
+    /// Ends it. What was queued is still sent at a shutdown; at other ends it may be wrong, or is too much.
+    pub(super) fn end(&self, reset: Reset) {
+        let mut inner = self.lock();
+        if matches!(inner.mode, Mode::Over(_)) {
+            return;
+        }
+        inner.mode = Mode::Over(reset);
+        if reset != Reset::Shutdown {
+            (inner.queue, inner.bytes) = (VecDeque::new(), 0);
+        }
+        drop(inner);
+        self.waker.wake();
+    }
+
+    pub(super) fn take(&self) -> Taken {
+        let mut inner = self.lock();
+        if let Some(frame) = inner.queue.pop_front() {
+            inner.bytes -= frame.len();
+            if inner.queue.is_empty() {
+                // An idle watcher keeps no room.
+                inner.queue = VecDeque::new();
+            }
+            return Taken::Frame(frame);
+        }
+        match inner.mode {
+            Mode::Live => Taken::Nothing,
+            Mode::Behind => Taken::Behind { was_live: inner.was_live },
+            Mode::Over(reset) => Taken::Over(reset),
+        }
+    }
+
+    /// Whether everything up to the log's end was taken.
+    pub(super) fn is_at_the_end(&self) -> bool {
+        let inner = self.lock();
+        inner.mode == Mode::Live && inner.queue.is_empty()
+    }
+
+    /// Is woken when there is something to take.
+    pub(super) fn register(&self, waker: &Waker) {
+        self.waker.register(waker);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn is_full(&self, frame: &Bytes) -> bool {
+        let full = self.queue.len() >= BUFFER_MESSAGES || self.bytes + frame.len() > BUFFER_BYTES;
+        full && !self.queue.is_empty()
+    }
+
+    fn queue(&mut self, frame: Bytes, position: Position) {
+        self.bytes += frame.len();
+        self.queue.push_back(frame);
+        self.position = position;
+    }
+}

@@ -1,0 +1,440 @@
+//! Where the tail hands news over, and watchers and long polls are registered.
+
+use std::{
+    collections::HashMap,
+    future::poll_fn,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Poll,
+};
+
+use bytes::Bytes;
+use shared::position::{Position, PositionToken};
+use tokio::sync::Notify;
+
+use super::{
+    Reset,
+    feed::{Feed, Taken},
+    filter::Filter,
+    index::{Index, Place},
+    message::Message,
+    ring::Ring,
+};
+
+/// Fans changes out. Locked by the tail for each message, by a watcher when it comes, goes, or is behind.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    inner: Mutex<Inner>,
+    /// Most watchers and long polls, both together.
+    limit: usize,
+}
+
+#[derive(Debug)]
+struct Inner {
+    watchers: Index<Arc<Feed>>,
+    waiting: Index<Arc<Notify>>,
+    ring: Ring,
+    /// Where the log was handed over to; `None` while there is nothing to watch: before the first replay is complete, and
+    /// from when the log was found rewritten until it is folded anew.
+    head: Option<PositionToken>,
+    stopping: bool,
+}
+
+/// Nobody is registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// The limit is reached.
+    TooMany,
+    /// There is nothing to watch yet.
+    NotReady,
+    /// The process stops.
+    Stopping,
+}
+
+/// What comes next for a watcher.
+#[derive(Debug)]
+pub(super) enum Next {
+    Frame(Bytes),
+    /// The ring does not go back to this position: the log does.
+    Older(Position),
+    Over(Reset),
+}
+
+impl Hub {
+    /// For so many watchers and long polls, remembering so many bytes of messages.
+    pub(crate) fn new(limit: usize, ring_bytes: usize) -> Self {
+        let (watchers, waiting, ring) = (Index::default(), Index::default(), Ring::new(ring_bytes));
+        Self { inner: Mutex::new(Inner { watchers, waiting, ring, head: None, stopping: false }), limit }
+    }
+
+    /// A state was swapped in that is at `head`. Whoever watches the same log goes on.
+    pub(crate) fn begin(&self, head: PositionToken) {
+        let mut inner = self.lock();
+        if inner.head == Some(head) {
+            return;
+        }
+        inner.end_all(Reset::Rewritten);
+        let old = inner.ring.restart(head.position);
+        inner.head = Some(head);
+        inner.waiting.all().for_each(|waiting| waiting.notify_one());
+        drop((inner, old));
+    }
+
+    /// Hands over what was appended: whole commands, in their order. Readers see them already. `head` is where the log is now.
+    pub(crate) fn publish(&self, messages: Vec<Message>, head: PositionToken) {
+        let mut evicted = vec![];
+        for message in messages {
+            // Locked for each, so that a watcher who comes waits for one message and not for all.
+            self.lock().deliver(&Arc::new(message), &mut evicted);
+        }
+        let mut inner = self.lock();
+        inner.head = inner.head.map(|_| head);
+        drop(inner);
+        // What was evicted is freed here, behind everybody's back.
+    }
+
+    /// The log is no longer the one that was watched.
+    pub(crate) fn rewritten(&self) {
+        let mut inner = self.lock();
+        inner.head = None;
+        inner.end_all(Reset::Rewritten);
+        let old = inner.ring.restart(Position::ZERO);
+        drop((inner, old));
+    }
+
+    /// The process stops: everybody is told, and nobody is registered any more.
+    pub(crate) fn stop(&self) {
+        let mut inner = self.lock();
+        inner.stopping = true;
+        inner.end_all(Reset::Shutdown);
+        inner.waiting.all().for_each(|waiting| waiting.notify_one());
+    }
+
+    /// Watchers and long polls.
+    pub(crate) fn watchers(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Registers a watcher from now on; where that is.
+    pub(crate) fn watch(self: &Arc<Self>, filter: Filter) -> Result<(Subscription, PositionToken), Refused> {
+        let mut inner = self.lock();
+        let head = inner.admit(self.limit)?;
+        let feed = Arc::new(Feed::behind(head.position));
+        let (place, filter) = inner.watchers.insert(filter, Arc::clone(&feed));
+        drop(inner);
+        Ok((Subscription { hub: Arc::clone(self), feed, filter, place }, head))
+    }
+
+    /// Registers somebody who only wants to know that something which the filter takes was changed.
+    pub(crate) fn wait_for(self: &Arc<Self>, filter: Filter) -> Result<Waiting, Refused> {
+        let mut inner = self.lock();
+        inner.admit(self.limit)?;
+        let changed = Arc::new(Notify::new());
+        let (place, _) = inner.waiting.insert(filter, Arc::clone(&changed));
+        drop(inner);
+        Ok(Waiting { hub: Arc::clone(self), changed, place })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn len(&self) -> usize {
+        self.watchers.len() + self.waiting.len()
+    }
+
+    fn admit(&self, limit: usize) -> Result<PositionToken, Refused> {
+        if self.stopping {
+            return Err(Refused::Stopping);
+        }
+        if self.len() >= limit {
+            return Err(Refused::TooMany);
+        }
+        self.head.ok_or(Refused::NotReady)
+    }
+
+    fn deliver(&mut self, message: &Arc<Message>, evicted: &mut Vec<Arc<Message>>) {
+        let Some(head) = self.head else { return };
+        let mut frames: HashMap<Vec<usize>, Bytes> = HashMap::new();
+        for (group, taken) in self.watchers.taken(message.names()) {
+            // Groups that take the same changes share a frame.
+            let frame = frames.entry(taken).or_insert_with_key(|taken| message.with(taken));
+            for feed in self.watchers.members(group) {
+                feed.push(frame, head.position, message.position());
+            }
+        }
+        for group in self.waiting.taken(message.names()).into_keys() {
+            self.waiting.members(group).for_each(|waiting| waiting.notify_one());
+        }
+        self.ring.push(Arc::clone(message), evicted);
+        self.head = Some(message.token());
+    }
+
+    fn end_all(&self, reset: Reset) {
+        self.watchers.all().for_each(|feed| feed.end(reset));
+    }
+}
+
+/// A watcher's place in the hub, given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    hub: Arc<Hub>,
+    feed: Arc<Feed>,
+    filter: Arc<Filter>,
+    place: Place,
+}
+
+impl Subscription {
+    /// The watcher has everything up to here.
+    pub(crate) fn start_from(&self, position: Position) {
+        self.feed.start_from(position);
+    }
+
+    pub(crate) fn filter(&self) -> &Arc<Filter> {
+        &self.filter
+    }
+
+    /// The position up to which the watcher has everything, when the ring does not go back so far.
+    pub(crate) fn needs_the_log(&self) -> Option<Position> {
+        self.read_on().err()
+    }
+
+    /// What comes next. Safe to drop while it waits.
+    pub(super) async fn next(&self) -> Next {
+        poll_fn(|context| {
+            self.feed.register(context.waker());
+            match self.feed.take() {
+                Taken::Frame(frame) => Poll::Ready(Next::Frame(frame)),
+                Taken::Over(reset) => Poll::Ready(Next::Over(reset)),
+                Taken::Nothing => Poll::Pending,
+                Taken::Behind { was_live } => match self.read_on() {
+                    Ok(()) => {
+                        // In pieces, so that others have their turn.
+                        context.waker().wake_by_ref();
+                        Poll::Pending
+                    }
+                    Err(_) if was_live => Poll::Ready(Next::Over(Reset::Slow)),
+                    Err(position) => Poll::Ready(Next::Older(position)),
+                },
+            }
+        })
+        .await
+    }
+
+    /// Where everything that the watcher takes was sent up to: the log's end, when nothing waits.
+    pub(super) fn bookmark(&self) -> Option<PositionToken> {
+        let inner = self.hub.lock();
+        inner.head.filter(|_| self.feed.is_at_the_end())
+    }
+
+    /// Where the hub is.
+    pub(super) fn head(&self) -> Option<PositionToken> {
+        self.hub.lock().head
+    }
+
+    fn read_on(&self) -> Result<(), Position> {
+        let inner = self.hub.lock();
+        let Some(head) = inner.head else {
+            self.feed.end(Reset::Rewritten);
+            return Ok(());
+        };
+        self.feed.read_on(&self.filter, head.position, &inner.ring)
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.hub.lock().watchers.remove(self.place);
+    }
+}
+
+/// Somebody's place who waits for a change, given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    hub: Arc<Hub>,
+    changed: Arc<Notify>,
+    place: Place,
+}
+
+impl Waiting {
+    /// Resolves when something was changed since it was registered, or since this resolved last. Look again then: it may
+    /// have become the same again. Readers see the change by then.
+    ///
+    /// # Errors
+    /// When the process stops.
+    pub(crate) async fn changed(&mut self) -> Result<(), Refused> {
+        if !self.hub.lock().stopping {
+            self.changed.notified().await;
+        }
+        if self.hub.lock().stopping { Err(Refused::Stopping) } else { Ok(()) }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.hub.lock().waiting.remove(self.place);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use uuid::Uuid;
+
+    use super::{super::message::tests::message, *};
+
+    fn token(position: u64) -> PositionToken {
+        PositionToken::new(Position(position), Uuid::from_u128(u128::from(position)))
+    }
+
+    fn hub(ring_bytes: usize) -> Arc<Hub> {
+        let hub = Arc::new(Hub::new(3, ring_bytes));
+        hub.begin(token(10));
+        hub
+    }
+
+    fn set(hub: &Hub, position: u64, names: &[&str]) {
+        let changes: Vec<_> = names.iter().map(|name| (*name, Some("1"))).collect();
+        let message = message(position, &changes);
+        let token = message.token();
+        hub.publish(vec![message], token);
+    }
+
+    fn watch(hub: &Arc<Hub>, prefix: &str) -> Subscription {
+        let watcher = hub.watch(Filter::new(vec![], Some(prefix))).unwrap().0;
+        assert!(positions(&watcher).is_empty());
+        watcher
+    }
+
+    /// What the watcher has been handed; the last is negative when it was ended.
+    fn positions(watcher: &Subscription) -> Vec<i64> {
+        let mut told = vec![];
+        let mut idle = 0;
+        while idle < 3 {
+            match watcher.next().now_or_never() {
+                Some(Next::Frame(frame)) => {
+                    idle = 0;
+                    let text = std::str::from_utf8(&frame).unwrap();
+                    told.push(text[4..].split('.').next().unwrap().parse().unwrap());
+                }
+                Some(Next::Older(position)) => return vec![-i64::try_from(position.0).unwrap()],
+                Some(Next::Over(_)) => {
+                    told.push(-1);
+                    return told;
+                }
+                // It yields between the pieces of the ring.
+                None => idle += 1,
+            }
+        }
+        told
+    }
+
+    #[test]
+    fn each_hears_of_what_it_takes_and_of_nothing_else() {
+        let hub = hub(1_000_000);
+        let (a, b, all) = (watch(&hub, "a"), watch(&hub, "b"), watch(&hub, ""));
+        set(&hub, 11, &["a"]);
+        set(&hub, 14, &["a", "b", "c"]);
+        set(&hub, 15, &["c"]);
+        assert_eq!((positions(&a), positions(&b), positions(&all)), (vec![11, 14], vec![14], vec![11, 14, 15]));
+        assert_eq!(a.bookmark(), Some(message(15, &[("c", None)]).token()), "it has everything up to there");
+        set(&hub, 16, &["a"]);
+        assert_eq!(a.bookmark(), None, "something waits");
+    }
+
+    #[test]
+    fn reads_on_from_the_ring_wherever_it_comes_back() {
+        let hub = hub(1_000_000);
+        for position in 11..=20 {
+            set(&hub, position, &[if position % 2 == 0 { "a" } else { "b" }]);
+        }
+        for (from, expected) in
+            [(10, vec![12, 14, 16, 18, 20]), (13, vec![14, 16, 18, 20]), (20, vec![]), (9, vec![-9])]
+        {
+            let (watcher, _) = hub.watch(Filter::new(vec![], Some("a"))).unwrap();
+            watcher.start_from(Position(from));
+            assert_eq!(positions(&watcher), expected, "behind {from}");
+        }
+    }
+
+    #[test]
+    fn a_full_buffer_skips_nothing_as_long_as_the_ring_lasts() {
+        let hub = hub(1_000_000);
+        let (slow, other) = (watch(&hub, "a"), watch(&hub, "b"));
+        for position in 11..=1_010 {
+            set(&hub, position, &["a"]);
+        }
+        set(&hub, 1_011, &["b"]);
+        assert_eq!(positions(&other), [1_011]);
+        assert_eq!(positions(&slow), (11..=1_010).collect::<Vec<_>>());
+        set(&hub, 1_012, &["a"]);
+        assert_eq!(positions(&slow), [1_012], "it is live again");
+    }
+
+    #[test]
+    fn a_watcher_that_is_slower_than_the_ring_is_told_and_not_skipped() {
+        let hub = hub(20_000);
+        let slow = watch(&hub, "a");
+        for position in 11..=1_010 {
+            set(&hub, position, &["a"]);
+        }
+        let told = positions(&slow);
+        assert_eq!(told.last(), Some(&-1));
+        let told = &told[..told.len() - 1];
+        assert!(told.len() >= 256 && told.iter().copied().eq((11..).take(told.len())), "no gap before it: {told:?}");
+    }
+
+    #[test]
+    fn a_rewritten_log_ends_all_watchers_and_a_rebuild_of_the_same_ends_none() {
+        let hub = hub(1_000_000);
+        let watcher = watch(&hub, "");
+        hub.begin(token(10));
+        set(&hub, 11, &["a"]);
+        assert_eq!(positions(&watcher), [11]);
+        set(&hub, 12, &["a"]);
+        hub.rewritten();
+        assert_eq!(positions(&watcher), [-1], "what was queued may be lost");
+        assert_eq!(hub.watch(Filter::new(vec![], None)).unwrap_err(), Refused::NotReady);
+        hub.begin(token(9));
+        set(&hub, 10, &["a"]);
+        assert_eq!(positions(&watcher), [-1]);
+        let (watcher, from) = hub.watch(Filter::new(vec![], None)).unwrap();
+        assert_eq!((positions(&watcher), from.position), (vec![], Position(10)));
+    }
+
+    #[test]
+    fn at_a_stop_what_is_queued_is_sent_and_nobody_comes_in() {
+        let hub = hub(1_000_000);
+        let watcher = watch(&hub, "");
+        let mut waiting = hub.wait_for(Filter::new(vec![], None)).unwrap();
+        set(&hub, 11, &["a"]);
+        hub.stop();
+        assert_eq!(positions(&watcher), [11, -1]);
+        assert_eq!(waiting.changed().now_or_never(), Some(Err(Refused::Stopping)));
+        assert_eq!(hub.watch(Filter::new(vec![], None)).unwrap_err(), Refused::Stopping);
+    }
+
+    #[test]
+    fn the_limit_counts_who_is_there() {
+        let hub = hub(1_000_000);
+        let (first, _second) = (watch(&hub, ""), watch(&hub, "a"));
+        let _waiting = hub.wait_for(Filter::new(vec![], None)).unwrap();
+        assert_eq!(hub.watch(Filter::new(vec![], None)).unwrap_err(), Refused::TooMany);
+        assert_eq!(hub.wait_for(Filter::new(vec![], None)).unwrap_err(), Refused::TooMany);
+        drop(first);
+        watch(&hub, "b");
+    }
+
+    #[test]
+    fn who_waits_hears_of_a_change_that_came_before_it_asked() {
+        let hub = hub(1_000_000);
+        let mut waiting = hub.wait_for(Filter::new(vec![], Some("a"))).unwrap();
+        assert_eq!(waiting.changed().now_or_never(), None);
+        set(&hub, 11, &["b"]);
+        assert_eq!(waiting.changed().now_or_never(), None);
+        set(&hub, 12, &["b", "a"]);
+        assert_eq!(waiting.changed().now_or_never(), Some(Ok(())));
+        assert_eq!(waiting.changed().now_or_never(), None, "once for each look");
+    }
+}
