@@ -74,10 +74,11 @@ impl Stream {
     /// # Errors
     /// When there is none.
     pub(crate) async fn begin(&mut self) -> Result<(), LogError> {
-        match self.subscription.needs_the_log() {
-            Some(_) if matches!(self.phase, Phase::Following) => self.read_log(self.reached).await,
-            _ => Ok(()),
+        // Behind a state at first it is looked for when that is sent: until then the watcher is not live, and so never slow.
+        if matches!(self.phase, Phase::Following) && self.subscription.needs_the_log().is_some() {
+            self.read_log(self.reached).await?;
         }
+        Ok(())
     }
 
     pub(crate) fn filter(&self) -> &Arc<Filter> {
@@ -254,10 +255,14 @@ impl Initial {
 #[cfg(test)]
 mod tests {
     use shared::{event::AGGREGATE_TYPE, position::Position};
+    use sqlx::postgres::PgPoolOptions;
     use uuid::Uuid;
 
     use super::*;
-    use crate::projection::{Fold, Recorded};
+    use crate::{
+        projection::{Fold, Recorded},
+        watch::{Hub, message::tests::message},
+    };
 
     fn fold_of(values: &[(&str, &str)]) -> Fold {
         let mut fold = Fold::default();
@@ -305,6 +310,31 @@ mod tests {
         ];
         assert_eq!(items, expected);
         assert_eq!(written(&[], Filter::new(vec![], None)), (vec![], 0));
+    }
+
+    /// The ring loses what comes while the state is sent; then the log is asked, which is out of reach here.
+    #[tokio::test]
+    async fn whoever_takes_long_to_read_the_state_at_first_is_not_slow() {
+        let hub = Arc::new(Hub::new(1, 1_000));
+        hub.begin(PositionToken::ZERO);
+        let (subscription, start) = hub.watch(Filter::new(vec![], None)).unwrap();
+        let initial = Initial::of(Arc::new(fold_of(&[("a", "1")]).snapshot()), Arc::clone(subscription.filter()));
+        let log = PgPoolOptions::new().acquire_timeout(Duration::from_millis(100));
+        let log = LogReader::new(log.connect_lazy("postgres://nobody@127.0.0.1:1/nothing").unwrap());
+        let mut stream = Stream::behind(start, subscription, log, Duration::from_secs(60)).with_initial(initial);
+        stream.begin().await.unwrap();
+        for position in 1..=1_000 {
+            let message = message(position, &[("a", Some("2"))]);
+            let head = message.token();
+            hub.publish(vec![message], head);
+        }
+        let mut frames = String::new();
+        while let Some(frame) = stream.next().await {
+            frames.push_str(std::str::from_utf8(&frame).unwrap());
+        }
+        let events: Vec<_> = frames.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
+        assert_eq!(events, ["initial", "initial-end", "reset"]);
+        assert!(frames.contains(r#""reason":"unavailable""#), "{frames}");
     }
 
     #[test]
