@@ -20,7 +20,8 @@ use crate::{
     update_worker::{UpdateNotifier, UpdateWorker},
 };
 
-/// Connections for snapshots, for what was, for answers that are told again, and for expired keys. The committer and the loader have their own.
+/// Connections for what was, for answers that are told again, and for expired keys. The committer and the loader have their
+/// own.
 const POOL_CONNECTIONS: u32 = 4;
 
 /// Connections for health, which must not queue behind loads, nor be choosy about its server.
@@ -59,7 +60,7 @@ impl App {
         let keys = pool.clone();
         tasks.spawn("idempotency keys", |stop| store::sweep(keys, stop));
 
-        let store = ConfigEventStore::new(loader_handle, committer_handle, pool.clone(), tracked.clone());
+        let store = ConfigEventStore::new(loader_handle, committer_handle, pool.clone());
         let notifier = UpdateNotifier::new(worker_handle.clone());
         let bus = CommandBus::new(store, notifier, tracked.clone(), config.ids);
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use shared::{
     event::{AGGREGATE_TYPE, EVENT_VERSION},
     moment::Moment,
@@ -106,9 +106,11 @@ pub enum Appended {
     },
 }
 
-/// One row of the answer.
+/// One row of the answer: a run of units with the same outcome.
 #[derive(sqlx::FromRow)]
-struct UnitRow {
+struct Run {
+    first_unit: i32,
+    last_unit: i32,
     outcome: String,
     first_position: Option<i64>,
     recorded_at: Option<DateTime<Utc>>,
@@ -117,9 +119,8 @@ struct UnitRow {
 }
 
 const APPEND: &str = "
-select outcome, first_position, recorded_at, key_request_hash, key_answer
-  from append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
- order by unit";
+select first_unit, last_unit, outcome, first_position, recorded_at, key_request_hash, key_answer
+  from append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
 
 /// Appends the units and tells what became of each, in their order. No two may touch the same name.
 ///
@@ -137,9 +138,11 @@ pub(super) async fn append(
         units.iter().enumerate().flat_map(|(unit, Unit { checks, .. })| checks.iter().map(move |check| (unit, check)))
     };
     let version = |version: u64| i64::try_from(version).expect("versions are bigints in the log");
-    let keys = || units.iter().map(|unit| unit.keyed.as_ref());
+    // Without any key the arrays are empty, and the server looks for none.
+    let keyed = units.iter().any(|unit| unit.keyed.is_some());
+    let keys = || units.iter().filter(|_| keyed).map(|unit| unit.keyed.as_ref());
     let lifetime = i64::try_from(key_lifetime.as_micros()).expect("a key lives for days");
-    let rows = sqlx::query_as::<_, UnitRow>(APPEND)
+    let runs = sqlx::query_as::<_, Run>(APPEND)
         .bind(AGGREGATE_TYPE)
         .bind(units.iter().map(|unit| unit.command_id).collect::<Vec<_>>())
         .bind(keys().map(|keyed| keyed.map(|keyed| keyed.key.hash)).collect::<Vec<_>>())
@@ -158,22 +161,40 @@ pub(super) async fn append(
         .bind(of_checks().map(|(_, check)| version(check.version)).collect::<Vec<_>>())
         .fetch_all(connection)
         .await?;
-    if rows.len() != units.len() {
-        return Err(sqlx::Error::Protocol(format!("append_events answered {} of {} units", rows.len(), units.len())));
-    }
-    rows.into_iter().map(outcome).collect()
+    outcomes(units, runs)
 }
 
-fn outcome(row: UnitRow) -> Result<Outcome, sqlx::Error> {
-    let UnitRow { outcome, first_position, recorded_at, key_request_hash, key_answer } = row;
-    match (outcome.as_str(), first_position, recorded_at, key_request_hash, key_answer) {
-        ("appended" | "repeated", Some(first), Some(recorded_at), ..) => {
-            let (first, recorded_at) = (Position::from_column(first), Moment(recorded_at));
-            Ok(Outcome::Done(Appended::Written { first, recorded_at }))
+/// What became of each unit.
+fn outcomes(units: &[&Unit], runs: Vec<Run>) -> Result<Vec<Outcome>, sqlx::Error> {
+    let mut outcomes: Vec<Option<Outcome>> = vec![None; units.len()];
+    for run in runs {
+        let first = usize::try_from(run.first_unit - 1).unwrap_or(usize::MAX);
+        let last = usize::try_from(run.last_unit).unwrap_or(0);
+        let (Some(units), Some(outcomes)) = (units.get(first..last), outcomes.get_mut(first..last)) else {
+            return Err(not_understood("units that it was not given"));
+        };
+        match (run.outcome.as_str(), run.first_position, run.recorded_at, run.key_request_hash, run.key_answer) {
+            ("appended" | "repeated", Some(position), Some(recorded_at), ..) => {
+                let (mut first, mut recorded_at) = (Position::from_column(position), recorded_at);
+                for (unit, outcome) in units.iter().zip(outcomes) {
+                    *outcome = Some(Outcome::Done(match unit.events.len() {
+                        0 => Appended::Noted,
+                        _ => Appended::Written { first, recorded_at: Moment(recorded_at) },
+                    }));
+                    first.0 += u64::try_from(unit.events.len()).unwrap_or(u64::MAX);
+                    recorded_at += TimeDelta::microseconds(1);
+                }
+            }
+            ("answered", .., Some(request), Some(answer)) => {
+                outcomes.fill(Some(Outcome::Done(Appended::Answered { request, answer })));
+            }
+            ("conflict", ..) => outcomes.fill(Some(Outcome::Conflict)),
+            (other, ..) => return Err(not_understood(other)),
         }
-        ("appended", ..) => Ok(Outcome::Done(Appended::Noted)),
-        ("answered", _, _, Some(request), Some(answer)) => Ok(Outcome::Done(Appended::Answered { request, answer })),
-        ("conflict", ..) => Ok(Outcome::Conflict),
-        (other, ..) => Err(sqlx::Error::Protocol(format!("append_events answered `{other}`, which is not understood"))),
     }
+    outcomes.into_iter().collect::<Option<_>>().ok_or_else(|| not_understood("nothing of some units"))
+}
+
+fn not_understood(answer: &str) -> sqlx::Error {
+    sqlx::Error::Protocol(format!("append_events answered `{answer}`, which is not understood"))
 }

@@ -1,7 +1,7 @@
 //! What the process remembers of configurations, so that the next write of one need not load it. One rule: the cache may say
 //! yes, because the append verifies it; never no.
 
-use moka::sync::Cache;
+use quick_cache::{Weighter, sync::Cache};
 use shared::name::ConfigName;
 
 use super::loaded::LoadedConfig;
@@ -12,9 +12,12 @@ const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 /// What surrounds a value, in bytes, about.
 const ENTRY_BYTES: usize = 400;
 
-/// The cache; cheap to clone.
-#[derive(Clone, Debug)]
-pub(super) struct Remembered(Cache<ConfigName, Entry>);
+/// How many configurations are expected, for the size of the cache's own tables.
+const EXPECTED: usize = 64 * 1024;
+
+/// The cache.
+#[derive(Debug)]
+pub(super) struct Remembered(Cache<ConfigName, Entry, Weight>);
 
 /// What is remembered, and how often the committer had connected then: behind a new connection there may be another server,
 /// which has lost what the one before acknowledged, and gives its versions again.
@@ -24,12 +27,19 @@ struct Entry {
     connections: u64,
 }
 
+/// What an entry weighs, in bytes.
+#[derive(Clone, Debug)]
+struct Weight;
+
+impl Weighter<ConfigName, Entry> for Weight {
+    fn weight(&self, name: &ConfigName, entry: &Entry) -> u64 {
+        u64::try_from(name.len() + entry.loaded.bytes() + ENTRY_BYTES).unwrap_or(u64::MAX)
+    }
+}
+
 impl Remembered {
     pub(super) fn new() -> Self {
-        let weight = |name: &ConfigName, entry: &Entry| {
-            u32::try_from(name.len() + entry.loaded.bytes() + ENTRY_BYTES).unwrap_or(u32::MAX)
-        };
-        Self(Cache::builder().max_capacity(CACHE_BYTES).weigher(weight).build())
+        Self(Cache::with_weighter(EXPECTED, CACHE_BYTES, Weight))
     }
 
     /// The names' states, when all are remembered, on the committer's present connection.
@@ -44,6 +54,6 @@ impl Remembered {
 
     /// It is, or may be, out of date.
     pub(super) fn forget(&self, name: &ConfigName) {
-        self.0.invalidate(name);
+        self.0.remove(name);
     }
 }

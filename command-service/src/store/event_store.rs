@@ -1,6 +1,6 @@
 //! `cqrs_es::EventStore` over the log, and the same for several configurations at once.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use cqrs_es::{AggregateError, EventEnvelope, EventStore};
 use shared::{
@@ -10,7 +10,6 @@ use shared::{
     position::{Position, PositionToken},
 };
 use sqlx::PgPool;
-use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::{
@@ -24,25 +23,23 @@ use super::{
     loader,
     past::{self, Former, Past},
     receipt::{CommandScope, Freshness, Receipt},
-    snapshot,
 };
 use crate::domain::{ConfigValue, Refusal};
 
 /// The store: loads through the cache and the loader, commits through the committer.
 #[derive(Clone, Debug)]
 pub struct ConfigEventStore {
-    remembered: Remembered,
+    remembered: Arc<Remembered>,
     loader: loader::Handle,
     committer: committer::Handle,
     log: PgPool,
-    tracked: TaskTracker,
 }
 
 impl ConfigEventStore {
-    /// Over this loader and committer; what was is read through the pool, and snapshots are written in tasks of the tracker.
+    /// Over this loader and committer; what was is read through the pool.
     #[must_use]
-    pub fn new(loader: loader::Handle, committer: committer::Handle, log: PgPool, tracked: TaskTracker) -> Self {
-        Self { remembered: Remembered::new(), loader, committer, log, tracked }
+    pub fn new(loader: loader::Handle, committer: committer::Handle, log: PgPool) -> Self {
+        Self { remembered: Arc::new(Remembered::new()), loader, committer, log }
     }
 
     /// The names' states, of one moment, and in their order. All from memory, if the scope allows it and all are there.
@@ -118,7 +115,7 @@ impl ConfigEventStore {
             }
             let token = PositionToken::new(place, command_id);
             place = place.next();
-            self.written(loaded, command_id, token, recorded_at)
+            self.written(loaded, token, recorded_at)
         });
         Ok(receipts.collect())
     }
@@ -149,20 +146,10 @@ impl ConfigEventStore {
         }
     }
 
-    /// A configuration whose event is in the log: it is remembered, and at times written down as a snapshot.
-    fn written(
-        &self,
-        mut loaded: LoadedConfig,
-        command_id: Uuid,
-        token: PositionToken,
-        recorded_at: Moment,
-    ) -> Receipt {
+    /// A configuration whose event is in the log: it is remembered.
+    fn written(&self, mut loaded: LoadedConfig, token: PositionToken, recorded_at: Moment) -> Receipt {
         let version = loaded.version + 1;
         loaded.state.set_version(version);
-        if version.is_multiple_of(snapshot::SNAPSHOT_EVERY) {
-            let (name, state) = (loaded.name.clone(), loaded.state.clone());
-            self.tracked.spawn(snapshot::write(self.log.clone(), name, state, command_id));
-        }
         let (previous, exists) = (loaded.previous.take(), loaded.state.value().is_some());
         let state = LoadedConfig::new(loaded.name, loaded.state, token, recorded_at);
         self.remembered.keep(LoadedConfig { remembered: true, ..state }, self.committer.connections());
@@ -249,13 +236,8 @@ impl EventStore<ConfigValue> for ConfigEventStore {
             Ok(())
         };
         committed.await.map_err(into_aggregate_error)?;
-        let envelopes = events.into_iter().zip(first..).map(|(payload, sequence)| EventEnvelope {
-            aggregate_id: name.clone(),
-            sequence,
-            payload,
-            metadata: metadata.clone(),
-        });
-        Ok(envelopes.collect())
+        let envelope = |payload| EventEnvelope { aggregate_id: name, sequence: first, payload, metadata };
+        Ok(events.into_iter().next().map(envelope).into_iter().collect())
     }
 }
 

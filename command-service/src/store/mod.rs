@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cache, loader ─► load ─► (aggregate decides) ─► committer ─► append ─► append_events()
-//!                                          answer (idempotency keys) ─┘     └► snapshot: every 64 events, off the path
+//!                                          answer (idempotency keys) ─┘
 //! ```
 
 mod connection;
@@ -23,7 +23,6 @@ mod receipt;
 
 mod keys;
 mod outage;
-mod snapshot;
 
 pub use answer::Answer;
 pub use append::{Appended, Check, IdempotencyKey, Keyed, NewEvent, Unit};

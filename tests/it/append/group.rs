@@ -1,7 +1,7 @@
 //! Writing to the log by SQL: a call of `append_events` put together unit by unit, an insert as `postgres-es` makes it, and
 //! what is in the log then.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use shared::ids::Ids;
 use sqlx::{
@@ -27,8 +27,22 @@ pub(crate) struct Group {
     key_lifetime: Option<&'static str>,
 }
 
-/// One row of the answer.
-#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+/// One row of the answer: a run of units with the same outcome.
+#[derive(Clone, Debug, sqlx::FromRow)]
+struct Run {
+    first_unit: i32,
+    last_unit: i32,
+    outcome: String,
+    first_position: Option<i64>,
+    recorded_at: Option<DateTime<Utc>>,
+    conflict_name: Option<String>,
+    conflict_sequence: Option<i64>,
+    key_request_hash: Option<Vec<u8>>,
+    key_answer: Option<String>,
+}
+
+/// What became of a unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct UnitOutcome {
     pub(crate) unit: i32,
     pub(crate) outcome: String,
@@ -53,14 +67,13 @@ pub(crate) struct StoredEvent {
 }
 
 const APPEND: &str = r#"
-select unit, outcome, first_position, last_position, recorded_at, conflict_name, conflict_sequence, key_request_hash,
+select first_unit, last_unit, outcome, first_position, recorded_at, conflict_name, conflict_sequence, key_request_hash,
        key_answer
   from append_events('ConfigValue', $1, $2, $3, $4, coalesce($5, '24 hours')::interval, $6, $7, $8,
                      array_fill('ConfigValueSet'::text, array[cardinality($6)]),
                      array_fill('1.0'::text, array[cardinality($6)]),
                      array_fill('{"value":1}'::text, array[cardinality($6)]),
-                     array_fill('{}'::text, array[cardinality($6)]), $9, $10, $11)
- order by unit"#;
+                     array_fill('{}'::text, array[cardinality($6)]), $9, $10, $11)"#;
 
 /// The statement of `postgres-es` 0.5.0, whose values are bound there.
 const STOCK_INSERT: &str = r#"
@@ -113,7 +126,7 @@ impl Group {
 
     /// Calls `append_events`.
     pub(crate) async fn append(&self, database: impl PgExecutor<'_>) -> Result<Vec<UnitOutcome>, sqlx::Error> {
-        sqlx::query_as(APPEND)
+        let runs: Vec<Run> = sqlx::query_as(APPEND)
             .bind(&self.command_ids)
             .bind(&self.key_hashes)
             .bind(&self.request_hashes)
@@ -126,7 +139,35 @@ impl Group {
             .bind(&self.check_names)
             .bind(&self.check_sequences)
             .fetch_all(database)
-            .await
+            .await?;
+        let mut outcomes: Vec<_> = runs.into_iter().flat_map(|run| self.units_of(run)).collect();
+        outcomes.sort_by_key(|outcome| outcome.unit);
+        let units: Vec<_> = outcomes.iter().map(|outcome| outcome.unit).collect();
+        assert_eq!(units, (1..=self.last_unit()).collect::<Vec<_>>(), "each unit is answered, once");
+        Ok(outcomes)
+    }
+
+    fn units_of(&self, run: Run) -> impl Iterator<Item = UnitOutcome> {
+        let (mut position, mut recorded_at) = (run.first_position, run.recorded_at);
+        (run.first_unit..=run.last_unit).map(move |unit| {
+            let events = self.event_units.iter().filter(|of_unit| **of_unit == unit).count();
+            let events = i64::try_from(events).expect("a test's unit is small");
+            let first_position = position.filter(|_| events > 0);
+            let outcome = UnitOutcome {
+                unit,
+                outcome: run.outcome.clone(),
+                first_position,
+                last_position: first_position.map(|first| first + events - 1),
+                recorded_at,
+                conflict_name: run.conflict_name.clone(),
+                conflict_sequence: run.conflict_sequence,
+                key_request_hash: run.key_request_hash.clone(),
+                key_answer: run.key_answer.clone(),
+            };
+            position = position.map(|first| first + events);
+            recorded_at = recorded_at.map(|moment| moment + Duration::from_micros(1));
+            outcome
+        })
     }
 
     fn last_unit(&self) -> i32 {
