@@ -1,10 +1,16 @@
 //! How values stand in logs: never when their name says that they are secret, cut when long, and always on one line.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt::{self, Write as _},
+    sync::Arc,
+};
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
-use crate::value::{ConfigJson, Json};
+use crate::{
+    telemetry::OneLine,
+    value::{ConfigJson, Json},
+};
 
 /// Names whose values are not logged, unless `REDACT_NAMES` says otherwise.
 pub const DEFAULT_REDACT_NAMES: &str = "*secret*,*password*,*token*,*key*";
@@ -85,13 +91,7 @@ impl fmt::Display for LoggedValue<'_> {
             Self::Cut(text) => text,
         };
         let shown = &text[..text.floor_char_boundary(MAX_LOGGED_VALUE_BYTES)];
-        for character in shown.chars() {
-            if character.is_control() {
-                write!(f, "{}", character.escape_default())?;
-            } else {
-                write!(f, "{character}")?;
-            }
-        }
+        OneLine(&mut *f).write_str(shown)?;
         if shown.len() < text.len() {
             write!(f, "… [{} bytes]", text.len())?;
         }

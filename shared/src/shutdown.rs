@@ -3,6 +3,8 @@
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::telemetry;
+
 /// Exit code of a process that a second signal ended: 128 + SIGINT, as shells report it.
 const EXIT_ON_SECOND_SIGNAL: i32 = 130;
 
@@ -26,6 +28,7 @@ pub fn on_signal(runtime: &tokio::runtime::Handle) -> std::io::Result<Cancellati
             };
             if asked.is_cancelled() {
                 tracing::warn!("Ended at once by a second {name}");
+                telemetry::flush();
                 std::process::exit(EXIT_ON_SECOND_SIGNAL);
             }
             // First: whatever may go wrong with telling it, the process stops.

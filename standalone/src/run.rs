@@ -19,7 +19,7 @@ use crate::{
 /// # Errors
 /// What kept it from starting, or ended it.
 pub fn run(cli: &Cli) -> Result<(), BoxError> {
-    telemetry::init(cli.log.log_format, &cli.log.log_filter)?;
+    let _log = telemetry::init(cli.log.log_format, &cli.log.log_filter)?;
     file_limit::raise();
     let (database, address) = (cli.database()?, cli.listen.address().map_err(usage)?);
     let runtime = tokio::runtime::Runtime::new()?;

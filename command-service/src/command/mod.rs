@@ -34,10 +34,9 @@ const MAX_ATTEMPTS: u32 = 32;
 /// it was asked for may undo a later one. Shorter than a request's limit, so that its answer is a true one.
 pub const COMMAND_LIMIT: Duration = Duration::from_secs(25);
 
-/// Executes commands; cheap to clone.
-#[derive(Clone)]
+/// Executes commands.
 pub struct CommandBus {
-    framework: Arc<CqrsFramework<ConfigValue, ConfigEventStore>>,
+    framework: CqrsFramework<ConfigValue, ConfigEventStore>,
     store: ConfigEventStore,
     notifier: UpdateNotifier,
     turns: Turns,
@@ -55,26 +54,28 @@ impl CommandBus {
     /// A bus over the store, that tells the worker. Commands run in tasks of this tracker.
     #[must_use]
     pub fn new(store: ConfigEventStore, notifier: UpdateNotifier, tracked: TaskTracker, ids: Ids) -> Self {
-        let framework = Arc::new(CqrsFramework::new(store.clone(), vec![Box::new(notifier.clone())], ()));
+        let framework = CqrsFramework::new(store.clone(), vec![Box::new(notifier.clone())], ());
         Self { framework, store, notifier, turns: Turns::default(), tracked, ids }
     }
 
-    /// Carries a command out, to its end even if the caller goes away; `told` hears of its end before the caller does.
+    /// Carries a command out, to its end even if the caller goes away; `ended` is run with what came of it before the caller
+    /// hears of it.
     ///
     /// # Errors
     /// Why it did not do what was asked.
-    pub async fn execute(
-        &self,
+    pub async fn execute<F: Future<Output = ()> + Send>(
+        self: &Arc<Self>,
         request: Request,
-        told: impl FnOnce(&Result<Done, CommandError>) + Send + 'static,
+        ended: impl FnOnce(&Result<Done, CommandError>) -> F + Send + 'static,
     ) -> Result<Done, CommandError> {
-        let bus = self.clone();
+        let bus = Arc::clone(self);
         let until = Instant::now() + COMMAND_LIMIT;
-        let task = async move {
+        // Boxed where it is made: on its way into the runtime it would be moved several times.
+        let task = Box::pin(async move {
             let result = bus.run(request, until).await;
-            told(&result);
+            ended(&result).await;
             result
-        };
+        });
         self.tracked.spawn(task.in_current_span()).await?
     }
 

@@ -1,12 +1,11 @@
 //! `POST /v1/batch`: changes of several configurations, all or none.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use axum::{
     Json,
-    body::Body,
-    extract::{Extension, State},
-    http::{HeaderMap, Uri},
+    extract::{self, Extension, State},
+    http::{HeaderMap, request::Parts},
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Deserializer, Serialize, de};
@@ -128,12 +127,11 @@ struct BatchAnswer<'a> {
 
 /// Carries out all operations, or none.
 pub(super) async fn batch(
-    State(state): State<WriteState>,
+    State(state): State<Arc<WriteState>>,
     Extension(request_id): Extension<RequestId>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Body,
+    request: extract::Request,
 ) -> Result<Response, Problem> {
+    let (Parts { uri, headers, .. }, body) = request.into_parts();
     Parameters::none(&uri)?;
     let places = write::take_places(&[&state.writes, &state.batches])?;
     write::no_precondition(&headers)?;

@@ -1,8 +1,10 @@
 //! `DELETE /v1/config/{name}`: deletes a configuration; its history stays.
 
+use std::sync::Arc;
+
 use axum::{
-    extract::{Extension, State},
-    http::{HeaderMap, Uri},
+    extract::{self, Extension, State},
+    http::request::Parts,
     response::Response,
 };
 use shared::http::{context::RequestId, parameters::Parameters, path::NameInPath, problem::Problem};
@@ -15,12 +17,12 @@ use crate::{
 
 /// Deletes the configuration. A body, should there be one, means nothing here and is not read.
 pub(super) async fn delete(
-    State(state): State<WriteState>,
+    State(state): State<Arc<WriteState>>,
     NameInPath(name): NameInPath,
     Extension(request_id): Extension<RequestId>,
-    uri: Uri,
-    headers: HeaderMap,
+    request: extract::Request,
 ) -> Result<Response, Problem> {
+    let (Parts { uri, headers, .. }, _) = request.into_parts();
     Parameters::none(&uri)?;
     let places = write::take_places(&[&state.writes])?;
     let precondition = write::precondition(&headers)?;

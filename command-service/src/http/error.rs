@@ -182,10 +182,7 @@ pub(super) fn nul_in_reason() -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use axum::{
-        body::to_bytes,
-        http::{HeaderMap, header},
-    };
+    use axum::{body::to_bytes, http::header};
     use serde_json::Value;
 
     use super::*;
@@ -201,8 +198,7 @@ mod tests {
             (CommandError::Store(StoreError::Late), "event-store-unavailable", true),
             (CommandError::Contention, "contention", true),
         ] {
-            let accepts = HeaderMap::from_iter([(header::ACCEPT, "application/json".parse().unwrap())]);
-            let response = problem(error).render(&accepts, "r1");
+            let response = problem(error).render(true, "r1");
             assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{code}");
             assert!(response.headers().contains_key(header::RETRY_AFTER), "{code}");
             let body: Value = serde_json::from_slice(&to_bytes(response.into_body(), 4096).await.unwrap()).unwrap();

@@ -1,13 +1,13 @@
 //! `Idempotency-Key`: a request that is sent again with the same key is carried out once, and answered the same.
 
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use sha2::{Digest, Sha256};
 use shared::{event::metadata::ANONYMOUS, http::problem::Problem};
 
 use crate::store::IdempotencyKey;
 
 /// The client's key.
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Whether an answer is that of an earlier request.
 pub(super) const IDEMPOTENCY_REPLAYED: &str = "idempotency-replayed";
@@ -91,9 +91,9 @@ mod tests {
             assert_eq!(key(&headers, &["PUT", "a"], b"").unwrap_err().code(), "invalid-idempotency-key");
         }
         let long = "x".repeat(MAX_KEY_BYTES + 1);
-        let headers = HeaderMap::from_iter([(IDEMPOTENCY_KEY.parse().unwrap(), long.parse().unwrap())]);
+        let headers = HeaderMap::from_iter([(IDEMPOTENCY_KEY, long.parse().unwrap())]);
         assert!(key(&headers, &["PUT", "a"], b"").is_err());
-        let just_fits = HeaderMap::from_iter([(IDEMPOTENCY_KEY.parse().unwrap(), long[1..].parse().unwrap())]);
+        let just_fits = HeaderMap::from_iter([(IDEMPOTENCY_KEY, long[1..].parse().unwrap())]);
         assert!(key(&just_fits, &["PUT", "a"], b"").unwrap().is_some());
     }
 }

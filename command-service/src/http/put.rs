@@ -1,9 +1,10 @@
 //! `PUT /v1/config/{name}`: gives a configuration a value.
 
+use std::sync::Arc;
+
 use axum::{
-    body::Body,
-    extract::{Extension, State},
-    http::{HeaderMap, Uri},
+    extract::{self, Extension, State},
+    http::request::Parts,
     response::Response,
 };
 use serde::Deserialize;
@@ -40,13 +41,12 @@ const EXAMPLE: &str = r#"{"value": "my_value"}"#;
 
 /// Stores the value; the same value again changes nothing.
 pub(super) async fn put(
-    State(state): State<WriteState>,
+    State(state): State<Arc<WriteState>>,
     NameInPath(name): NameInPath,
     Extension(request_id): Extension<RequestId>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Body,
+    request: extract::Request,
 ) -> Result<Response, Problem> {
+    let (Parts { uri, headers, .. }, body) = request.into_parts();
     Parameters::none(&uri)?;
     let places = write::take_places(&[&state.writes])?;
     let precondition = write::precondition(&headers)?;

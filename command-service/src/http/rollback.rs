@@ -1,9 +1,10 @@
 //! `POST /v1/config/{name}/rollback`: a configuration becomes what it was.
 
+use std::sync::Arc;
+
 use axum::{
-    body::Body,
-    extract::{Extension, State},
-    http::{HeaderMap, Uri},
+    extract::{self, Extension, State},
+    http::request::Parts,
     response::Response,
 };
 use serde::Deserialize;
@@ -59,13 +60,12 @@ impl RollbackBody {
 
 /// Sets the old value again, or deletes, when it was deleted then. What it is already changes nothing.
 pub(super) async fn rollback(
-    State(state): State<WriteState>,
+    State(state): State<Arc<WriteState>>,
     NameInPath(name): NameInPath,
     Extension(request_id): Extension<RequestId>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Body,
+    request: extract::Request,
 ) -> Result<Response, Problem> {
+    let (Parts { uri, headers, .. }, body) = request.into_parts();
     Parameters::none(&uri)?;
     let places = write::take_places(&[&state.writes])?;
     let precondition = write::precondition(&headers)?;

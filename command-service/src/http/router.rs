@@ -18,10 +18,10 @@ pub const MAX_CONCURRENT_WRITES: usize = 2048;
 /// Most batches of them; each weighs up to its values and those that it replaces.
 pub const MAX_CONCURRENT_BATCHES: usize = 64;
 
-/// What the handlers work with; cheap to clone.
-#[derive(Clone, Debug)]
+/// What the handlers work with.
+#[derive(Debug)]
 pub struct WriteState {
-    pub(super) bus: CommandBus,
+    pub(super) bus: Arc<CommandBus>,
     pub(super) worker: Handle,
     pub(super) max_value_bytes: usize,
     pub(super) redaction: Redaction,
@@ -33,7 +33,7 @@ pub struct WriteState {
 impl WriteState {
     pub(crate) fn new(bus: CommandBus, worker: Handle, config: &Config) -> Self {
         Self {
-            bus,
+            bus: Arc::new(bus),
             worker,
             max_value_bytes: config.max_value_bytes,
             redaction: config.redaction.clone(),
@@ -53,5 +53,5 @@ pub(crate) fn routes(state: WriteState) -> Router {
             .route(&format!("{prefix}/config/"), put(empty_name).delete(empty_name));
     }
     routes = routes.route("/v1/config/{name}/rollback", post(rollback)).route("/v1/batch", post(batch));
-    routes.route("/v1/worker/stats", get(worker_stats)).with_state(state)
+    routes.route("/v1/worker/stats", get(worker_stats)).with_state(Arc::new(state))
 }

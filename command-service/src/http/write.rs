@@ -19,7 +19,7 @@ use shared::{
     },
     moment::Moment,
     name::ConfigName,
-    position::{Position, PositionToken},
+    position::{Applied, Position, PositionToken},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -159,23 +159,24 @@ fn is_trace_parent(text: &str) -> bool {
 /// Executes the command; returns when what it did, or rests on, is visible where this process serves reads. `told` hears of
 /// the command's end even when the client is gone; the places are kept until then.
 pub(super) async fn execute(
-    state: &WriteState,
+    state: &Arc<WriteState>,
     request: Request,
     places: Places,
     told: impl FnOnce(&Result<Done, CommandError>) + Send + 'static,
 ) -> Result<Done, CommandError> {
+    let visible_in = state.visible_in.clone();
+    // In the command's task, and not behind it: the connection's is woken once.
     let ended = move |result: &Result<Done, CommandError>| {
         told(result);
         drop(places);
+        let rests_on = match result {
+            Ok(done) => last_place(done),
+            Err(CommandError::Refused { decided_at, .. }) => Some(*decided_at),
+            Err(_) => None,
+        };
+        wait_until_visible(visible_in, rests_on)
     };
-    let result = state.bus.execute(request, ended).await;
-    let rests_on = match &result {
-        Ok(done) => last_place(done),
-        Err(CommandError::Refused { decided_at, .. }) => Some(*decided_at),
-        Err(_) => None,
-    };
-    wait_until_visible(state, rests_on).await;
-    result
+    state.bus.execute(request, ended).await
 }
 
 /// The place of the last event that an answer speaks of.
@@ -185,8 +186,8 @@ pub(super) fn last_place(done: &Done) -> Option<PositionToken> {
 
 /// The old system's promise: what a write has done, or was refused for, the next read shows. The projection may be stuck; the
 /// write is done all the same, so the wait is bounded and its end is told.
-async fn wait_until_visible(state: &WriteState, at: Option<PositionToken>) {
-    let (Some(mut applied), Some(at)) = (state.visible_in.clone(), at) else { return };
+async fn wait_until_visible(visible_in: Option<Applied>, at: Option<PositionToken>) {
+    let (Some(mut applied), Some(at)) = (visible_in, at) else { return };
     if tokio::time::timeout(VISIBILITY_WAIT, applied.reaches(at.position)).await.is_err() {
         let (position, applied) = (at.position, applied.now());
         tracing::warn!(%position, %applied, limit_s = VISIBILITY_WAIT.as_secs(), "A write was answered before the projection applied it");

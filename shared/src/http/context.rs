@@ -1,23 +1,31 @@
 //! What surrounds every request: its id, its span, its time limit, and the rendering of its problems.
 
-use std::{any::Any, time::Duration};
+use std::{
+    any::Any,
+    convert::Infallible,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    task::{self, Poll},
+    time::Duration,
+};
 
 use axum::{
     body::Body,
-    extract::{MatchedPath, Request, State},
-    http::{HeaderMap, HeaderValue, Response},
-    middleware::Next,
+    extract::{MatchedPath, Request},
+    http::{HeaderMap, HeaderName, HeaderValue, Response},
     response::IntoResponse,
 };
+use futures_util::FutureExt;
+use tower::{Layer, Service};
 use tracing::Instrument;
 
-use super::{prefer::Wait, problem::Problem};
+use super::{negotiation, prefer::Wait, problem::Problem};
 use crate::{clock::Clock, ids::Ids};
 
 /// Longest that an answer may take to begin; a stream's body may go on.
 pub const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 
-const REQUEST_ID: &str = "x-request-id";
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest request id that is taken over from a client, in bytes.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
@@ -41,54 +49,102 @@ impl RequestId {
     }
 }
 
-/// Outermost: gives the request its id and span, and renders its problem.
-pub async fn identify(State((ids, clock)): State<(Ids, Clock)>, mut request: Request, next: Next) -> Response<Body> {
-    let id = RequestId::of(request.headers(), ids);
-    let accepts = request.headers().clone();
-    let method = request.method().clone();
-    let route =
-        request.extensions().get::<MatchedPath>().map_or_else(|| "-".to_owned(), |path| path.as_str().to_owned());
-    let span = tracing::info_span!("request", request_id = id.as_str());
-    request.extensions_mut().insert(id.clone());
-
-    let began = clock.now();
-    let mut response = next.run(request).instrument(span.clone()).await;
-    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        if response.status().is_server_error() {
-            // What a client quotes, its request id, is in the log, with what it was told. The cause has a line of its own.
-            let status = response.status().as_u16();
-            span.in_scope(|| tracing::warn!(status, "{method} {route} - Answered {}", problem.code()));
-        }
-        let allow = response.headers().get("allow").cloned();
-        response = problem.render(&accepts, id.as_str());
-        response.headers_mut().extend(allow.map(|allow| (axum::http::header::ALLOW, allow)));
-    }
-    response.headers_mut().insert(REQUEST_ID, id.0);
-    span.in_scope(|| {
-        let (status, millis) = (response.status().as_u16(), clock.now().millis_since(began));
-        tracing::debug!(status, millis, "{method} {route}");
-    });
-    response
+/// Outermost, around every route: gives the request its id and span, bounds the time until its answer begins, survives a
+/// panic, and renders its problem. One layer, because each layer of a router costs every request a boxed copy of what is
+/// inside.
+#[derive(Clone, Copy, Debug)]
+pub struct Context {
+    /// Makes up ids.
+    pub ids: Ids,
+    /// Tells how long an answer took.
+    pub clock: Clock,
 }
 
-/// Bounds the time until an answer begins. Who reads and prefers to wait has that time too.
-pub async fn bound(request: Request, next: Next) -> Response<Body> {
-    let preferred = if request.method().is_safe() { Wait::of(request.headers()).ok().flatten() } else { None };
-    let limit = REQUEST_LIMIT + preferred.map_or(Duration::ZERO, Wait::duration);
-    let Ok(response) = tokio::time::timeout(limit, next.run(request)).await else {
-        tracing::warn!(limit_s = limit.as_secs(), "The request took too long and was given up");
-        let detail = format!(
-            "No answer within {} s. A write may still be carried out: read the value before you repeat it.",
-            limit.as_secs()
-        );
-        return Problem::unavailable("request-timeout", detail).into_response();
-    };
-    response
+/// A route in its context.
+#[derive(Clone, Debug)]
+pub struct InContext<S> {
+    inner: S,
+    context: Context,
+}
+
+impl<S> Layer<S> for Context {
+    type Service = InContext<S>;
+
+    fn layer(&self, inner: S) -> InContext<S> {
+        InContext { inner, context: *self }
+    }
+}
+
+impl<S> Service<Request> for InContext<S>
+where
+    S: Service<Request, Error = Infallible>,
+    S::Response: IntoResponse,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut task::Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        let Context { ids, clock } = self.context;
+        let id = RequestId::of(request.headers(), ids);
+        let as_json = negotiation::prefers_json(request.headers());
+        let method = request.method().clone();
+        let path = request.extensions().get::<MatchedPath>().cloned();
+        let span = tracing::info_span!("request", request_id = id.as_str());
+        request.extensions_mut().insert(id.clone());
+        let began = clock.now();
+        // Who reads and prefers to wait has that time too.
+        let preferred = if method.is_safe() { Wait::of(request.headers()).ok().flatten() } else { None };
+        let limit = REQUEST_LIMIT + preferred.map_or(Duration::ZERO, Wait::duration);
+        let answering = self.inner.call(request);
+        let in_context = async move {
+            let mut response = bounded(answering, limit).await;
+            let route = path.as_ref().map_or("-", MatchedPath::as_str);
+            if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+                if response.status().is_server_error() {
+                    // What a client quotes, its request id, is in the log, with what it was told. The cause has a line of its own.
+                    let status = response.status().as_u16();
+                    tracing::warn!(status, "{method} {route} - Answered {}", problem.code());
+                }
+                let allow = response.headers().get("allow").cloned();
+                response = problem.render(as_json, id.as_str());
+                response.headers_mut().extend(allow.map(|allow| (axum::http::header::ALLOW, allow)));
+            }
+            response.headers_mut().insert(REQUEST_ID, id.0);
+            let (status, millis) = (response.status().as_u16(), clock.now().millis_since(began));
+            tracing::debug!(status, millis, "{method} {route}");
+            Ok(response)
+        };
+        Box::pin(in_context.instrument(span))
+    }
+}
+
+/// Bounds the time until an answer begins; a handler that panics is answered for.
+async fn bounded<R: IntoResponse>(
+    answering: impl Future<Output = Result<R, Infallible>>,
+    limit: Duration,
+) -> Response<Body> {
+    match tokio::time::timeout(limit, AssertUnwindSafe(answering).catch_unwind()).await {
+        Ok(Ok(Ok(response))) => response.into_response(),
+        Ok(Err(panic)) => panicked(panic.as_ref()),
+        Err(_) => {
+            tracing::warn!(limit_s = limit.as_secs(), "The request took too long and was given up");
+            let detail = format!(
+                "No answer within {} s. A write may still be carried out: read the value before you repeat it.",
+                limit.as_secs()
+            );
+            Problem::unavailable("request-timeout", detail).into_response()
+        }
+    }
 }
 
 /// A bug in a handler: the client gets a 500, the log the message.
-#[expect(clippy::needless_pass_by_value, reason = "the layer's signature")]
-pub fn panicked(panic: Box<dyn Any + Send>) -> Response<Body> {
+fn panicked(panic: &(dyn Any + Send)) -> Response<Body> {
     let message = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     tracing::error!("A request handler panicked: {}", message.unwrap_or("(no message)"));
     Problem::internal().into_response()

@@ -17,7 +17,8 @@ pub mod prefer;
 pub mod problem;
 pub mod server;
 
-use axum::{Router, middleware};
+use axum::Router;
+use context::Context;
 use health::Health;
 use problem::Problem;
 
@@ -34,7 +35,5 @@ pub fn complete(routes: Router, health: Health) -> Router {
         .merge(log_filter::routes())
         .fallback(unknown_route)
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
-        .layer(middleware::from_fn(context::bound))
-        .layer(tower_http::catch_panic::CatchPanicLayer::custom(context::panicked))
-        .layer(middleware::from_fn_with_state((Ids::time_ordered(), Clock::system()), context::identify))
+        .layer(Context { ids: Ids::time_ordered(), clock: Clock::system() })
 }

@@ -10,10 +10,11 @@ pub fn prefers_json(headers: &HeaderMap) -> bool {
     for accept in headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()) {
         for range in accept.split(',') {
             let (media, quality) = weigh(range);
-            match media.as_str() {
-                "application/json" | "application/problem+json" | "application/*" => json = json.max(quality),
-                "text/plain" | "text/*" | "*/*" => plain = plain.max(quality),
-                _ => {}
+            let is_one_of = |types: &[&str]| types.iter().any(|known| media.eq_ignore_ascii_case(known));
+            if is_one_of(&["application/json", "application/problem+json", "application/*"]) {
+                json = json.max(quality);
+            } else if is_one_of(&["text/plain", "text/*", "*/*"]) {
+                plain = plain.max(quality);
             }
         }
     }
@@ -21,9 +22,9 @@ pub fn prefers_json(headers: &HeaderMap) -> bool {
 }
 
 /// A media range and its `q`, in thousandths.
-fn weigh(range: &str) -> (String, u16) {
+fn weigh(range: &str) -> (&str, u16) {
     let mut parts = range.split(';').map(str::trim);
-    let media = parts.next().unwrap_or_default().to_ascii_lowercase();
+    let media = parts.next().unwrap_or_default();
     let quality = parts.filter_map(|part| part.split_once('=')).find(|(name, _)| name.trim().eq_ignore_ascii_case("q"));
     let quality = quality.and_then(|(_, q)| q.trim().parse::<f32>().ok()).unwrap_or(1.0).clamp(0.0, 1.0);
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0 ..= 1000")]

@@ -12,7 +12,7 @@ pub const MAX_WAIT_SECONDS: u64 = 60;
 /// Tells the client that its preference was heeded.
 pub const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
-const PREFER: &str = "prefer";
+const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 /// How long a client prefers to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     fn of(values: &[&str]) -> Result<Option<u64>, &'static str> {
-        let values = values.iter().map(|value| (HeaderName::from_static(PREFER), value.parse().unwrap()));
+        let values = values.iter().map(|value| (PREFER, value.parse().unwrap()));
         let wait = Wait::of(&values.collect()).map_err(|problem| problem.code())?;
         Ok(wait.map(|wait| wait.duration().as_secs()))
     }

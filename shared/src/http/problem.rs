@@ -8,8 +8,6 @@ use axum::{
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::negotiation;
-
 /// Media type of a problem in JSON.
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
@@ -107,11 +105,11 @@ impl Problem {
             .header("retry-after", &RETRY_AFTER_SECONDS.to_string())
     }
 
-    /// Renders it for a client that sent these headers.
+    /// Renders it, as JSON or as text.
     #[must_use]
-    pub fn render(&self, accepts: &HeaderMap, request_id: &str) -> Response<Body> {
+    pub fn render(&self, as_json: bool, request_id: &str) -> Response<Body> {
         let problem = &self.0;
-        let mut response = if negotiation::prefers_json(accepts) {
+        let mut response = if as_json {
             let mut body = problem.more.clone();
             body.insert("type".to_owned(), json!(format!("urn:config-api:problem:{}", problem.code)));
             body.insert("title".to_owned(), json!(problem.title));

@@ -1,20 +1,30 @@
 //! The server: hyper's own connection builder, because `axum::serve` sets no timer and so no header read timeout.
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{self, Poll},
+    time::Duration,
+};
 
 use axum::Router;
+use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
     time::Instant,
 };
 use tokio_io_timeout::TimeoutStream;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::port_owner::CannotListen;
 
@@ -44,54 +54,84 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, CannotListen> {
 /// Serves until `stop`, then finishes the requests under way, for `limit` at most, and cuts those that are left. Returns
 /// when the limit is over, for what else is to end by then.
 pub(crate) async fn run(listener: TcpListener, routes: Router, stop: CancellationToken, limit: Duration) -> Instant {
-    let graceful = GracefulShutdown::new();
-    let connections = TaskTracker::new();
-    let cut = CancellationToken::new();
+    let mut connections = JoinSet::new();
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut http = hyper::server::conn::http1::Builder::new();
+    let (stopping, leave) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
+    let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_READ_LIMIT).max_buf_size(MAX_HEAD_BYTES);
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
             accepted = accept(&listener, &places) => accepted,
+            Some(_ended) = connections.join_next() => continue,
         };
         let Some((stream, place)) = accepted else { continue };
         let service = TowerToHyperService::new(routes.clone());
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(patient(stream)), service));
-        let cut = cut.clone();
-        connections.spawn(async move {
-            if let Some(Err(error)) = cut.run_until_cancelled(connection).await {
-                tracing::debug!(%error, "A connection ended");
-            }
-            drop(place);
+        connections.spawn(Serving {
+            connection: Box::pin(http.serve_connection(TokioIo::new(patient(stream)), service)),
+            stopping: Arc::clone(&stopping),
+            leave: Box::pin(leave.clone().cancelled_owned()),
+            waits_to_leave: false,
+            leaves: false,
+            _place: place,
         });
     }
     let until = Instant::now() + limit;
     drop(listener);
-    connections.close();
-    let finished = async {
-        graceful.shutdown().await;
-        connections.wait().await;
-    };
-    if tokio::time::timeout_at(until, finished).await.is_err() {
+    stopping.store(true, Ordering::Release);
+    leave.cancel();
+    if tokio::time::timeout_at(until, async { while connections.join_next().await.is_some() {} }).await.is_err() {
         tracing::warn!(limit_s = limit.as_secs(), "Requests under way did not end in time and are cut");
-        cut.cancel();
-        connections.wait().await;
+        connections.shutdown().await;
     }
     until
 }
 
+/// A connection, until its client or the stop ends it. It is polled several times in each request; so it waits for the stop by
+/// a waker that is left once, since a task's wakers are all alike, and looks at a flag. Asking the token each time would take
+/// a lock that all connections share.
+struct Serving {
+    connection: Pin<Box<http1::Connection<TokioIo<Patient>, TowerToHyperService<Router>>>>,
+    /// Set before `leave` is cancelled.
+    stopping: Arc<AtomicBool>,
+    leave: Pin<Box<WaitForCancellationFutureOwned>>,
+    waits_to_leave: bool,
+    /// It was told to end behind the request under way.
+    leaves: bool,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Future for Serving {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        if !this.leaves && (!this.waits_to_leave || this.stopping.load(Ordering::Acquire)) {
+            this.waits_to_leave = true;
+            if this.leave.as_mut().poll(context).is_ready() {
+                this.leaves = true;
+                this.connection.as_mut().graceful_shutdown();
+            }
+        }
+        this.connection.as_mut().poll(context).map(|ended| {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "A connection ended");
+            }
+        })
+    }
+}
+
+/// A socket whose client must read what it is sent.
+type Patient = Pin<Box<TimeoutStream<TcpStream>>>;
+
 /// A client that stops reading what it asked for keeps alive whatever is being sent; its connection is cut.
-fn patient(stream: TcpStream) -> Pin<Box<TimeoutStream<TcpStream>>> {
+fn patient(stream: TcpStream) -> Patient {
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_STALL_LIMIT));
     Box::pin(stream)
 }
 
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<(TcpStream, OwnedSemaphorePermit)> {
     let place = Arc::clone(places).acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, _)) => {
@@ -119,6 +159,7 @@ mod tests {
         sync::mpsc,
         task::JoinHandle,
     };
+    use tokio_util::task::TaskTracker;
 
     use super::*;
 

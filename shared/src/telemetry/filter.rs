@@ -3,17 +3,17 @@
 use std::{
     fmt,
     str::FromStr,
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
 };
 
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::{EnvFilter, Registry, reload};
+use tracing::{Metadata, Subscriber, callsite, level_filters::LevelFilter, subscriber::Interest};
+use tracing_subscriber::{Layer, filter::Targets, layer::Context};
 
 /// What is logged when nothing else is said. sqlx tells of every notice and retry, which tells nobody anything.
 pub const DEFAULT_FILTER: &str = "info,sqlx=warn";
 
 /// The process's log, once it is set up: how to change it, and what was said last.
-static LOG: OnceLock<(reload::Handle<EnvFilter, Registry>, Mutex<Filter>)> = OnceLock::new();
+static LOG: OnceLock<(Wanted, Mutex<Filter>)> = OnceLock::new();
 
 /// A checked filter: levels, for everything or for parts: `info,query_service=debug`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +44,10 @@ impl FromStr for Filter {
                 return Err(InvalidFilter { wrong: format!("`{directive}` is no level") });
             }
         }
-        match EnvFilter::try_new(&text) {
+        if let Some(span) = text.split(',').find(|directive| directive.contains(['[', ']', '{', '}'])) {
+            return Err(InvalidFilter { wrong: format!("`{span}` names no part") });
+        }
+        match text.parse::<Targets>() {
             Ok(_) => Ok(Self(text)),
             Err(error) => Err(InvalidFilter { wrong: format!("`{text}` is no filter: {error}") }),
         }
@@ -58,19 +61,50 @@ impl fmt::Display for Filter {
 }
 
 impl Filter {
-    fn build(&self) -> EnvFilter {
-        EnvFilter::new(&self.0)
+    fn build(&self) -> Targets {
+        self.0.parse().unwrap_or_default()
     }
 }
 
-/// The layer that lets through what the filter says, now and after it was changed.
-pub(super) fn layer(filter: &Filter) -> (reload::Layer<EnvFilter, Registry>, reload::Handle<EnvFilter, Registry>) {
-    reload::Layer::new(filter.build())
+/// The layer that lets through what the filter says, now and after it was changed. It is asked once for each place in the
+/// code that tells something: the library's own filters are also told of each span that is entered and left, many times in
+/// each request, and take a lock for it.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted(Arc<RwLock<Targets>>);
+
+impl Wanted {
+    pub(super) fn new(filter: &Filter) -> Self {
+        Self(Arc::new(RwLock::new(filter.build())))
+    }
+
+    fn change(&self, filter: &Filter) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = filter.build();
+        callsite::rebuild_interest_cache();
+    }
+
+    fn wants(&self, place: &Metadata<'_>) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).would_enable(place.target(), place.level())
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Wanted {
+    fn register_callsite(&self, place: &'static Metadata<'static>) -> Interest {
+        if self.wants(place) { Interest::always() } else { Interest::never() }
+    }
+
+    fn enabled(&self, place: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        self.wants(place)
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        // Levels of parts may be finer than the hint of a filter that was there when it was asked.
+        None
+    }
 }
 
 /// Remembers how to change the process's log.
-pub(super) fn can_change(handle: reload::Handle<EnvFilter, Registry>, filter: &Filter) {
-    let _only_once = LOG.set((handle, Mutex::new(filter.clone())));
+pub(super) fn can_change(wanted: Wanted, filter: &Filter) {
+    let _only_once = LOG.set((wanted, Mutex::new(filter.clone())));
 }
 
 /// What is logged now.
@@ -89,7 +123,7 @@ pub fn filter() -> Result<Filter, Fixed> {
 pub fn set_filter(filter: &Filter) -> Result<(), Fixed> {
     let (log, now) = LOG.get().ok_or(Fixed)?;
     let mut now = now.lock().unwrap_or_else(PoisonError::into_inner);
-    log.reload(filter.build()).map_err(|_| Fixed)?;
+    log.change(filter);
     *now = filter.clone();
     Ok(())
 }

@@ -2,15 +2,18 @@
 //! machines.
 
 mod filter;
+mod lines;
 
 use std::{
     fmt::{self, Write as _},
-    io::Write as _,
+    io::{self, Write as _},
     process::ExitCode,
+    sync::OnceLock,
 };
 
 use clap::ValueEnum;
 pub use filter::{DEFAULT_FILTER, Filter, Fixed, InvalidFilter, filter, set_filter};
+use lines::Lines;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::{
     Layer,
@@ -39,25 +42,54 @@ pub enum LogFormat {
 
 /// The log could not be set up.
 #[derive(Debug, thiserror::Error)]
-#[error("the log was set up twice")]
-pub struct SetUpTwice(#[source] TryInitError);
+pub enum NoLog {
+    /// It was before.
+    #[error("the log was set up twice")]
+    SetUpTwice(#[source] TryInitError),
+    /// The system gave no thread for it.
+    #[error("the log has no thread to write it")]
+    NoThread(#[source] io::Error),
+}
+
+/// The process's log. All that was told is out when it is dropped.
+#[derive(Debug)]
+#[must_use = "its end is the log's"]
+pub struct Log(());
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        flush();
+    }
+}
+
+/// Where the lines of the process go, once its log is set up.
+static LINES: OnceLock<Lines> = OnceLock::new();
+
+/// Returns when all that was told before is out: before the process ends by itself.
+pub fn flush() {
+    if let Some(lines) = LINES.get() {
+        lines.flush();
+    }
+}
 
 /// Sets the log up for the process: once, in `main`.
 ///
 /// # Errors
-/// When it was set up before.
-pub fn init(form: LogFormat, wanted: &Filter) -> Result<(), SetUpTwice> {
+/// When it was set up before, or the system has no thread for it.
+pub fn init(form: LogFormat, wanted: &Filter) -> Result<Log, NoLog> {
+    let out = Lines::to_standard_output().map_err(NoLog::NoThread)?;
     // A terminal that was closed takes no line. The library would complain on standard error, which is closed as well, and
     // that panics: in whichever task had something to tell, such as the one that stops the process on SIGHUP.
-    let lines = tracing_subscriber::fmt::layer().log_internal_errors(false);
+    let lines = tracing_subscriber::fmt::layer().with_writer(out.clone()).log_internal_errors(false);
     let lines = match form {
         LogFormat::Text => lines.event_format(TextLine).fmt_fields(TextFields).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
     };
-    let (layer, handle) = filter::layer(wanted);
-    tracing_subscriber::registry().with(layer).with(lines).try_init().map_err(SetUpTwice)?;
-    filter::can_change(handle, wanted);
-    Ok(())
+    let layer = filter::Wanted::new(wanted);
+    tracing_subscriber::registry().with(layer.clone()).with(lines).try_init().map_err(NoLog::SetUpTwice)?;
+    filter::can_change(layer, wanted);
+    let _only_once = LINES.set(out);
+    Ok(Log(()))
 }
 
 /// A log in the text form that ends in `writer`: for tests that read it.
@@ -121,19 +153,33 @@ struct TextVisitor<'writer> {
 
 impl TextVisitor<'_> {
     fn write(&mut self, name: &str, value: fmt::Arguments<'_>) {
-        // An error's text, or a field that a client sent, may hold a newline, which would forge a line.
-        let mut line = String::new();
+        let mut line = OneLine(self.line.by_ref());
         let separator = if std::mem::take(&mut self.first) { "" } else { " " };
         let written = match name {
             "message" => write!(line, "{separator}{value}"),
             _ => write!(line, "{separator}{name}={value}"),
         };
-        self.result = self.result.and(written).and_then(|()| {
-            line.chars().try_for_each(|character| match character.is_control() {
-                true => write!(self.line, "{}", character.escape_default()),
-                false => self.line.write_char(character),
-            })
-        });
+        self.result = self.result.and(written);
+    }
+}
+
+/// Writes text so that it stays on its line: an error's text, or a field that a client sent, may hold a newline, which would
+/// forge one.
+pub(crate) struct OneLine<W>(pub(crate) W);
+
+impl<W: fmt::Write> fmt::Write for OneLine<W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        // In most text there is nothing to look for: control characters are below blank, DEL, or begin with 0xC2.
+        if text.bytes().all(|byte| byte >= b' ' && byte != 0x7F && byte != 0xC2) {
+            return self.0.write_str(text);
+        }
+        let mut rest = text;
+        while let Some((place, control)) = rest.char_indices().find(|(_, character)| character.is_control()) {
+            self.0.write_str(&rest[..place])?;
+            write!(self.0, "{}", control.escape_default())?;
+            rest = &rest[place + control.len_utf8()..];
+        }
+        self.0.write_str(rest)
     }
 }
 
@@ -179,7 +225,7 @@ const EXIT_USAGE: u8 = 2;
 /// The end of a process that failed: one line on standard error, whatever the log's form or level.
 pub fn fail(program: &str, error: &(dyn std::error::Error + 'static)) -> ExitCode {
     // Not by the log, which may not be there yet; nor by a macro that panics when nobody can read it.
-    let _unread = writeln!(std::io::stderr(), "{program}: {}", Chain(error));
+    let _unread = writeln!(io::stderr(), "{program}: {}", Chain(error));
     if error.is::<UsageError>() { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
 }
 
