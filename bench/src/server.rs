@@ -49,6 +49,8 @@ pub(crate) struct Server {
     name: &'static str,
     child: Child,
     pid: i32,
+    /// A process beside it that counts as below it: its Postgres.
+    beside: Option<i32>,
     log: PathBuf,
 }
 
@@ -61,7 +63,12 @@ impl Server {
         command.process_group(0);
         let child = command.spawn().map_err(|error| format!("{name} could not be started: {error}"))?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).ok_or("it has no process id")?;
-        Ok(Self { name, child, pid, log })
+        Ok(Self { name, child, pid, beside: None, log })
+    }
+
+    /// With this process, and those below it, counted as below it.
+    pub(crate) fn beside(self, pid: u32) -> Self {
+        Self { beside: i32::try_from(pid).ok(), ..self }
     }
 
     /// What it has printed so far.
@@ -89,15 +96,23 @@ impl Server {
     pub(crate) fn cpu(&self) -> Option<Cpu> {
         let processes = processes();
         let own = processes.iter().find(|process| process.pid == self.pid)?;
-        let below: u64 = below(self.pid, &processes).iter().map(|process| process.ticks + process.ended_ticks).sum();
+        let below: u64 = self.below(&processes).iter().map(|process| process.ticks + process.ended_ticks).sum();
         Some(Cpu { server: duration(own.ticks)?, below: duration(below)? })
     }
 
     /// The program of a process below it, for its version.
     pub(crate) fn program_below(&self) -> Option<PathBuf> {
         let processes = processes();
-        let pid = below(self.pid, &processes).first()?.pid;
+        let pid = self.below(&processes).first()?.pid;
         std::fs::read_link(format!("/proc/{pid}/exe")).ok()
+    }
+
+    fn below(&self, processes: &[Process]) -> Vec<Process> {
+        let beside = self.beside.iter().flat_map(|pid| {
+            let itself = processes.iter().filter(move |process| process.pid == *pid).copied();
+            itself.chain(below(*pid, processes))
+        });
+        beside.chain(below(self.pid, processes)).collect()
     }
 
     /// Stops it, and waits for its end.

@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::workload::Family;
 
@@ -20,6 +20,25 @@ pub(crate) struct Cli {
 pub(crate) enum Task {
     /// Durable writes: a throw-away Config API and, when it is installed, a throw-away etcd, in turns.
     Writes(Writes),
+}
+
+/// What of ours is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Service {
+    /// Everything in one process, which answers a write when the next read shows it
+    ConfigApi,
+    /// A command service over a Postgres beside it, as deployments write; it reads nothing, so `cas` is left out
+    CommandService,
+}
+
+impl Service {
+    /// The name of its program.
+    pub(crate) fn program(self) -> &'static str {
+        match self {
+            Self::ConfigApi => "config-api",
+            Self::CommandService => "command-service",
+        }
+    }
 }
 
 /// Settings of `writes`.
@@ -61,9 +80,13 @@ pub(crate) struct Writes {
     #[arg(long, default_value = "/var/tmp", value_name = "DIRECTORY")]
     pub(crate) dir: PathBuf,
 
-    /// The config-api to measure [default: the one beside this program]
+    /// What of ours is measured
+    #[arg(long, value_enum, default_value_t = Service::ConfigApi)]
+    pub(crate) service: Service,
+
+    /// Its program [default: the one beside this program]
     #[arg(long, value_name = "PROGRAM")]
-    pub(crate) config_api: Option<PathBuf>,
+    pub(crate) program: Option<PathBuf>,
 
     /// The etcd to compare with [default: the one in PATH, if any]
     #[arg(long, env = "ETCD_BIN", value_name = "PROGRAM")]
@@ -97,7 +120,7 @@ mod tests {
         Cli::command().debug_assert();
         let help = Cli::command().render_help().to_string();
         for family in Family::ALL {
-            let name = clap::ValueEnum::to_possible_value(&family).unwrap();
+            let name = ValueEnum::to_possible_value(&family).unwrap();
             assert!(help.contains(name.get_name()), "{help}");
         }
     }

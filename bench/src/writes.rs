@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use embedded_postgres::{Cluster, StopMode};
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -12,15 +13,16 @@ use crate::{
     report::{self, Report, Settings, Versions, tell},
     rounds::Course,
     server::{self, Server},
-    settings::Writes,
+    settings::{Service, Writes},
     template::Numbers,
-    workload::Workload,
+    workload::{Kind, Workload},
 };
 
 /// What has been started so far.
 #[derive(Debug, Default)]
 struct Servers {
     ours: Option<Server>,
+    postgres: Option<Cluster>,
     etcd: Option<Server>,
 }
 
@@ -39,6 +41,9 @@ pub(crate) async fn run(settings: Writes) -> Result<(), BoxError> {
             tell(&format!("bench: {error}"));
         }
     }
+    if let Some(postgres) = servers.postgres {
+        postgres.stop(StopMode::Fast).await?;
+    }
     directory.close()?;
     let report = outcome?;
     report::print(&report);
@@ -53,13 +58,15 @@ pub(crate) async fn run(settings: Writes) -> Result<(), BoxError> {
 
 async fn measure(settings: &Writes, directory: &Path, servers: &mut Servers) -> Result<Report, BoxError> {
     let machine = Machine::look(directory)?;
-    let program = ours::program(settings.config_api.as_ref())?;
+    let program = ours::program(settings.service, settings.program.as_ref())?;
     let etcd_program = if settings.no_etcd { None } else { etcd::program(settings.etcd.as_ref()) };
     if etcd_program.is_none() && !settings.no_etcd {
         tell(etcd::INSTALL);
     }
     tell("starting…");
-    let ours = servers.ours.insert(ours::start(&program, directory)?);
+    let (ours, postgres) = ours::start(settings.service, &program, directory).await?;
+    servers.postgres = postgres;
+    let ours = servers.ours.insert(ours);
     let port = ours::ready(ours).await?;
     let etcd = match &etcd_program {
         Some(program) => {
@@ -95,7 +102,10 @@ async fn measure(settings: &Writes, directory: &Path, servers: &mut Servers) -> 
         measured: settings.measured(),
         rounds: settings.rounds.get(),
     };
-    let workloads = Workload::chosen(&settings.workloads, &settings.clients);
+    let mut workloads = Workload::chosen(&settings.workloads, &settings.clients);
+    if settings.service == Service::CommandService {
+        workloads.retain(|workload| workload.kind != Kind::CompareAndSet);
+    }
     for (index, workload) in workloads.iter().enumerate() {
         tell(&format!("{} of {}: {}…", index + 1, workloads.len(), workload.name));
         report.workloads.push(course.run(workload).await?);

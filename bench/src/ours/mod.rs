@@ -4,6 +4,7 @@ mod http;
 
 use std::path::{Path, PathBuf};
 
+use embedded_postgres::{Cluster, Options};
 use tokio::process::Command;
 
 use self::http::{Answer, Connection};
@@ -11,36 +12,61 @@ use crate::{
     BoxError,
     load::{self, Done, Fault},
     server::{self, Server},
+    settings::Service,
     template::{Numbers, Template, number_in},
     workload::{Kind, Workload},
 };
 
-/// What the service logs when it accepts requests; the port follows.
-const SERVES: &str = "Config API serves http://127.0.0.1:";
+/// What the services log when they accept requests; the port follows.
+const SERVES: &str = "Listening on http://127.0.0.1:";
 
 /// The program to measure: the given one, or the one that was built beside this.
-pub(crate) fn program(given: Option<&PathBuf>) -> Result<PathBuf, BoxError> {
+pub(crate) fn program(service: Service, given: Option<&PathBuf>) -> Result<PathBuf, BoxError> {
+    let name = service.program();
     let program = match given {
         Some(given) => given.clone(),
-        None => std::env::current_exe()?.with_file_name("config-api"),
+        None => std::env::current_exe()?.with_file_name(name),
     };
     let shown = program.display();
     if program.is_file() {
         Ok(program)
     } else {
-        Err(format!("{shown} is not there; build it: cargo build --release -p config-api").into())
+        Err(format!("{shown} is not there; build it: cargo build --release -p {name}").into())
     }
 }
 
-/// Starts it: the settings are its defaults, the log (level `info`, three lines for each write) goes into a file.
-pub(crate) fn start(program: &Path, directory: &Path) -> Result<Server, BoxError> {
+/// Starts it: the settings are its defaults, the log (level `info`, three lines for each write) goes into a file. Its Postgres
+/// is its own or, of a command service, one beside it with the same settings.
+pub(crate) async fn start(
+    service: Service,
+    program: &Path,
+    directory: &Path,
+) -> Result<(Server, Option<Cluster>), BoxError> {
+    let log = directory.join("ours.log");
+    let mut command = clean(program);
+    command.args(["--listen", "127.0.0.1:0"]);
+    if service == Service::ConfigApi {
+        command.arg("--data-dir").arg(directory.join("config-api"));
+        return Ok((Server::spawn(service.program(), command, log)?, None));
+    }
+    let cluster = Cluster::start(Options::durable(directory.join("postgres"))).await?;
+    let url = cluster.url(embedded_postgres::DATABASE);
+    let migrated = clean(program).arg("migrate").env("DATABASE_URL", &url).output().await?;
+    if !migrated.status.success() {
+        return Err(format!("the schema cannot be made: {}", String::from_utf8_lossy(&migrated.stderr)).into());
+    }
+    command.env("DATABASE_URL", &url);
+    let server = Server::spawn(service.program(), command, log)?.beside(cluster.pid());
+    Ok((server, Some(cluster)))
+}
+
+/// As users have it: nothing that is set here for something else changes it.
+fn clean(program: &Path) -> Command {
     let mut command = Command::new(program);
-    command.args(["--listen", "127.0.0.1:0", "--data-dir"]).arg(directory.join("config-api"));
-    // As users have it: nothing that is set here for something else changes it.
-    for variable in ["RUST_LOG", "LOG_FORMAT", "DATABASE_URL", "CONFIG_FILE"] {
+    for variable in ["RUST_LOG", "LOG_FORMAT", "DATABASE_URL", "CONFIG_FILE", "LISTEN_ADDR"] {
         command.env_remove(variable);
     }
-    Server::spawn("config-api", command, directory.join("config-api.log"))
+    command
 }
 
 /// Waits until it serves; its port.
@@ -109,7 +135,7 @@ pub(crate) async fn knows(port: u16, workload: &Workload, numbers: &Numbers) -> 
     match load::Client::operate(&mut client).await {
         Ok(_) => Ok(true),
         Err(Fault::Answer(answer)) if answer == "HTTP 404" => Ok(false),
-        Err(fault) => Err(format!("config-api, {}: {fault}", workload.name).into()),
+        Err(fault) => Err(format!("{}: {fault}", workload.name).into()),
     }
 }
 
@@ -278,7 +304,7 @@ mod tests {
 
     #[test]
     fn the_port_is_in_the_log() {
-        assert_eq!(port_in("x INFO Config API serves http://127.0.0.1:4123; stop it with Ctrl-C\n"), Some(4123));
-        assert_eq!(port_in("x INFO Config API serves http://127.0.0.1:41"), None, "the line may go on");
+        assert_eq!(port_in("x [info] Listening on http://127.0.0.1:4123\n"), Some(4123));
+        assert_eq!(port_in("x [info] Listening on http://127.0.0.1:41"), None, "the line may go on");
     }
 }
