@@ -1,6 +1,12 @@
 //! The network between a service and its Postgres, which fails when a test says so.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy},
@@ -17,6 +23,8 @@ pub struct Proxy {
     /// The same database, reached through it.
     pub database: Database,
     network: watch::Sender<Network>,
+    /// How many bytes of answers still arrive, on all connections together.
+    allowance: Arc<AtomicUsize>,
     _carrying: JoinSet<()>,
 }
 
@@ -40,14 +48,16 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("{login}@{}/{name}", listener.local_addr().expect("its address"));
         let (network, state) = watch::channel(Network::Up);
+        let allowance = Arc::new(AtomicUsize::new(usize::MAX));
+        let allowed = Arc::clone(&allowance);
         let mut carrying = JoinSet::new();
         carrying.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                connections.spawn(carry(client, server, state.clone()));
+                connections.spawn(carry(client, server, state.clone(), Arc::clone(&allowed)));
             }
         });
-        Self { database: Database { url }, network, _carrying: carrying }
+        Self { database: Database { url }, network, allowance, _carrying: carrying }
     }
 
     /// From now on no answer arrives.
@@ -62,13 +72,24 @@ impl Proxy {
         until("the connections are cut", async || (self.network.receiver_count() == 1).then_some(())).await;
     }
 
+    /// From now on so many bytes of answers arrive, and then nothing, until the connections are cut.
+    pub fn stall_after(&self, bytes: usize) {
+        self.allowance.store(bytes, Relaxed);
+    }
+
     /// All is well again.
     pub fn up(&self) {
+        self.allowance.store(usize::MAX, Relaxed);
         self.network.send_replace(Network::Up);
     }
 }
 
-async fn carry(mut client: TcpStream, server: SocketAddr, mut network: watch::Receiver<Network>) {
+async fn carry(
+    mut client: TcpStream,
+    server: SocketAddr,
+    mut network: watch::Receiver<Network>,
+    allowance: Arc<AtomicUsize>,
+) {
     let Ok(mut server) = TcpStream::connect(server).await else { return };
     let (mut from_client, mut to_client) = client.split();
     let (mut from_server, mut to_server) = server.split();
@@ -77,6 +98,10 @@ async fn carry(mut client: TcpStream, server: SocketAddr, mut network: watch::Re
         let mut buffer = vec![0; 16 * 1024];
         while let Ok(read @ 1..) = from_server.read(&mut buffer).await {
             let lost = *state.borrow() == Network::AnswersLost;
+            let less = |left: usize| if left == usize::MAX { Some(left) } else { left.checked_sub(read) };
+            if allowance.fetch_update(Relaxed, Relaxed, less).is_err() {
+                std::future::pending::<()>().await;
+            }
             if !lost && to_client.write_all(&buffer[..read]).await.is_err() {
                 return;
             }

@@ -16,7 +16,7 @@ use shared::{
 };
 
 use super::{Reads, value::DO_NOT_KEEP};
-use crate::tail::ReplayFigures;
+use crate::tail::{Progress, ReplayFigures};
 
 /// What is told.
 #[derive(Debug, Serialize)]
@@ -34,6 +34,9 @@ struct Projection {
     /// How far a replay is, while one runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     replaying: Option<Position>,
+    /// The same in figures.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    progress: Option<Progress>,
     last_contact_ms: u64,
     /// The last replay that was completed.
     replay: Option<ReplayFigures>,
@@ -57,6 +60,7 @@ pub(super) async fn handle(State(reads): State<Arc<Reads>>, uri: Uri) -> Result<
         status: report.word(),
         halted: report.halted,
         replaying: report.replaying,
+        progress: report.progress,
         last_contact_ms: reads.status.last_contact_ms(),
         replay: report.last_replay,
         rebuilds: report.rebuilds,

@@ -3,7 +3,12 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
-use shared::{event::metadata, moment::Moment, position::Position};
+use shared::{
+    event::{AGGREGATE_TYPE, ConfigValueEvent, UnknownEvent, metadata},
+    moment::Moment,
+    position::Position,
+    value::Json,
+};
 use uuid::Uuid;
 
 /// One row of `events`.
@@ -23,11 +28,45 @@ pub(crate) struct Recorded<'a> {
     pub(crate) command_id: Uuid,
 }
 
-impl Recorded<'_> {
+impl<'a> Recorded<'a> {
+    /// What it says.
+    ///
+    /// # Errors
+    /// When this release does not know it.
+    pub(crate) fn understood(&self) -> Result<Understood<'a>, UnknownEvent> {
+        let mut change = None;
+        if self.aggregate_type == AGGREGATE_TYPE {
+            let value = ConfigValueEvent::value_in(self.event_type, self.event_version, self.payload)?;
+            let set = value.map(|value| (value, Authorship::of(self.metadata)));
+            change = Some(Change { name: self.aggregate_id, version: self.sequence, set });
+        }
+        let Self { position, recorded_at, command_id, .. } = *self;
+        Ok(Understood { position, recorded_at, command_id, change })
+    }
+
     /// What it weighs in a batch, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.aggregate_id.len() + self.payload.len() + self.metadata.len()
     }
+}
+
+/// What an event says, as far as the state is concerned.
+#[derive(Debug)]
+pub(crate) struct Understood<'a> {
+    pub(crate) position: Position,
+    pub(crate) recorded_at: Moment,
+    pub(crate) command_id: Uuid,
+    /// `None`: it is another aggregate's, and changes nothing here.
+    pub(crate) change: Option<Change<'a>>,
+}
+
+/// What becomes of a configuration.
+#[derive(Debug)]
+pub(crate) struct Change<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) version: u64,
+    /// Its new value; `None`: it is deleted.
+    pub(crate) set: Option<(Json<'a>, Authorship<'a>)>,
 }
 
 /// Who made a change, and why.

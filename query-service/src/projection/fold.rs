@@ -3,15 +3,14 @@
 use std::{collections::HashSet, sync::Arc};
 
 use shared::{
-    event::{AGGREGATE_TYPE, ConfigValueEvent, UnknownEvent},
+    event::UnknownEvent,
     position::{Fingerprint, Position},
-    value::Json,
 };
 use uuid::Uuid;
 
 use super::{
     entry::{Entry, Parts},
-    event::{Authorship, Recorded},
+    event::{Change, Recorded, Understood},
     snapshot::{RECENT_EVENTS, Snapshot},
 };
 
@@ -45,9 +44,17 @@ pub(crate) struct Fold {
     actors: HashSet<Arc<str>>,
     /// Where entries are put together.
     scratch: String,
+    /// From here on it keeps fingerprints.
+    remember_from: Position,
 }
 
 impl Fold {
+    /// One that readers see at `head` at the earliest. Fingerprints that are forgotten by then it does not keep at all.
+    pub(crate) fn towards(head: Position) -> Self {
+        let kept = u64::try_from(RECENT_EVENTS).unwrap_or(u64::MAX);
+        Self { remember_from: Position((head.0 + 1).saturating_sub(kept)), ..Self::default() }
+    }
+
     pub(crate) fn position(&self) -> Position {
         self.state.position
     }
@@ -81,39 +88,52 @@ impl Fold {
     /// # Errors
     /// When it is not the next, or not to be read; then nothing has changed.
     pub(crate) fn apply(&mut self, event: &Recorded<'_>) -> Result<(), Fault> {
-        let expected = self.position().next();
-        if event.position != expected {
-            return Err(Fault::Hole { expected, found: event.position });
-        }
-        if event.aggregate_type == AGGREGATE_TYPE {
-            let value = ConfigValueEvent::value_in(event.event_type, event.event_version, event.payload)
-                .map_err(|source| Fault::Unknown { position: event.position, source })?;
-            self.change(event, value);
+        self.is_next(event.position)?;
+        let understood = event.understood().map_err(|source| Fault::Unknown { position: event.position, source })?;
+        self.take(&understood)
+    }
+
+    /// Applies the next event, which is understood already.
+    ///
+    /// # Errors
+    /// When it is not the next; then nothing has changed.
+    pub(crate) fn take(&mut self, event: &Understood<'_>) -> Result<(), Fault> {
+        self.is_next(event.position)?;
+        if let Some(change) = &event.change {
+            self.change(event, change);
         }
         self.state.position = event.position;
         self.state.recorded_at = Some(event.recorded_at);
-        self.state.recent.push_back(Fingerprint::of(event.command_id));
-        if self.state.recent.len() > RECENT_EVENTS {
-            self.state.recent.pop_front();
+        if event.position >= self.remember_from {
+            self.state.recent.push_back(Fingerprint::of(event.command_id));
+            if self.state.recent.len() > RECENT_EVENTS {
+                self.state.recent.pop_front();
+            }
         }
         self.command_id = Some(event.command_id);
         Ok(())
     }
 
-    fn change(&mut self, event: &Recorded<'_>, value: Option<Json<'_>>) {
-        let Some(value) = value else {
-            self.state.entries.remove(event.aggregate_id);
+    /// # Errors
+    /// When the event at the position is not the next.
+    pub(crate) fn is_next(&self, position: Position) -> Result<(), Fault> {
+        let expected = self.position().next();
+        if position == expected { Ok(()) } else { Err(Fault::Hole { expected, found: position }) }
+    }
+
+    fn change(&mut self, event: &Understood<'_>, change: &Change<'_>) {
+        let Some((value, author)) = &change.set else {
+            self.state.entries.remove(change.name);
             return;
         };
-        let author = Authorship::of(event.metadata);
         let parts = Parts {
-            name: event.aggregate_id,
-            value,
-            version: event.sequence,
+            name: change.name,
+            value: *value,
+            version: change.version,
             position: event.position,
             recorded_at: event.recorded_at,
             actor: self.interned(&author.actor),
-            author: &author,
+            author,
         };
         self.state.entries.put(Entry::new(parts, &mut self.scratch));
     }
@@ -135,9 +155,12 @@ mod tests {
     use std::collections::BTreeMap;
 
     use proptest::prelude::*;
-    use shared::position::PositionToken;
+    use shared::{event::AGGREGATE_TYPE, position::PositionToken};
 
-    use super::{super::snapshot::Standing, *};
+    use super::{
+        super::{batch::Batch, snapshot::Standing},
+        *,
+    };
 
     fn event<'a>(position: u64, name: &'a str, sequence: u64, payload: &'a str) -> Recorded<'a> {
         Recorded {
@@ -222,7 +245,51 @@ mod tests {
         );
     }
 
+    #[test]
+    fn on_its_way_to_the_head_it_keeps_only_what_is_known_by_heart_there() {
+        let head = u64::try_from(RECENT_EVENTS).unwrap() + 10;
+        let (mut fold, mut all) = (Fold::towards(Position(head)), Fold::default());
+        for position in 1..=head + 5 {
+            for fold in [&mut fold, &mut all] {
+                fold.apply(&event(position, "a", position, "{}")).unwrap();
+            }
+            assert!(position >= head || fold.state.recent.len() < RECENT_EVENTS);
+            assert!(position < head || fold.state.recent == all.state.recent);
+        }
+    }
+
     proptest! {
+        /// However a history is cut into batches, they fold to what its events do, one by one.
+        #[test]
+        fn batches_fold_as_their_events_do(
+            history in prop::collection::vec((0..6_usize, prop::option::of(0..4_u32), prop::option::of("[a-c\"\\\\é]{0,3}"), 0..10_u8), 0..60),
+        ) {
+            const NAMES: [&str; 6] = ["a", "a/b", "a0", "b", "é", "🦀"];
+            let (mut one_by_one, mut in_batches, mut batch) = (Fold::default(), Fold::default(), Batch::default());
+            for (position, (name, value, reason, rarely)) in (1..).zip(history) {
+                let payload = value.map_or("{}".to_owned(), |value| format!("{{\"value\":[{value}, null]}}"));
+                let metadata = serde_json::json!({ "actor": format!("actor {value:?}"), "reason": reason }).to_string();
+                let mut event = Recorded { metadata: &metadata, ..event(position, NAMES[name], position, &payload) };
+                if rarely == 0 {
+                    event.aggregate_type = "Other";
+                }
+                one_by_one.apply(&event).unwrap();
+                batch.push(&event).unwrap();
+                if rarely == 1 {
+                    for event in std::mem::take(&mut batch).events() {
+                        in_batches.take(&event).unwrap();
+                    }
+                }
+            }
+            for event in batch.events() {
+                in_batches.take(&event).unwrap();
+            }
+            let (one_by_one, in_batches) = (one_by_one.snapshot(), in_batches.snapshot());
+            prop_assert_eq!(one_by_one.token(), in_batches.token());
+            prop_assert_eq!(one_by_one.recorded_at(), in_batches.recorded_at());
+            prop_assert!(one_by_one.list("", None).eq(in_batches.list("", None)));
+        }
+
         /// Whatever the history, and however it is cut into batches, each snapshot is what a plain map says at its position,
         /// also after the fold has gone on.
         #[test]

@@ -1,11 +1,12 @@
 //! The projection: the log's events, folded into the state that readers see.
 //!
 //! ```text
-//! event ─► fold ─► snapshot (entries, each an entry) ─► published ─► readers
+//! event (in batches, of a long replay) ─► fold ─► snapshot (entries, each an entry) ─► published ─► readers
 //! ```
 //!
 //! All but `published` are pure: no database, no runtime, no clock.
 
+mod batch;
 mod event;
 mod fold;
 
@@ -16,6 +17,7 @@ mod snapshot;
 
 mod published;
 
+pub(crate) use batch::Batch;
 pub(crate) use entry::Entry;
 pub(crate) use event::{Authorship, Recorded};
 pub(crate) use fold::{Fault, Fold};

@@ -14,7 +14,7 @@ use super::{
     status::Status,
 };
 use crate::{
-    projection::{Fault, Published, free_aside},
+    projection::{Fault, Published},
     watch::Hub,
 };
 
@@ -74,10 +74,11 @@ impl Follower {
 
     /// Follows the log as long as the connection lasts.
     pub(super) async fn session(&mut self, link: &mut Link, outages: &mut Outages) -> LinkError {
-        match self.follow(link, outages).await {
-            Err(error) => error,
-            Ok(never) => match never {},
+        let Err(error) = self.follow(link, outages).await;
+        if let Some(replay) = &mut self.replay {
+            replay.interrupt().await;
         }
+        error
     }
 
     async fn follow(&mut self, link: &mut Link, outages: &mut Outages) -> Result<Infallible, LinkError> {
@@ -107,6 +108,7 @@ impl Follower {
         let wake = tokio::select! {
             wake = link.wait(self.options.poll_interval) => wake?,
             () = self.status.rebuild_asked() => Wake::Poll,
+            () = copied(&mut self.replay) => Wake::Poll,
         };
         if let Wake::Hint(head) = wake {
             self.status.update(|now| now.head = now.head.max(head));
@@ -180,11 +182,15 @@ impl Follower {
 
     async fn go_on_replaying(&mut self, link: &mut Link) -> Result<Next, LinkError> {
         let Some(replay) = &mut self.replay else { return Ok(Next::Wait) };
-        let rows = page_rows(self.halt.as_ref(), replay.fold.position());
-        let end = page::read(link, &mut replay.fold, rows).await?;
+        let rows = page_rows(self.halt.as_ref(), replay.position());
+        let end = replay.go_on(link, &self.options, rows, self.halt.is_some()).await?;
         replay.tell_progress();
-        let position = replay.fold.position();
-        self.status.update(|now| (now.replaying, now.head) = (Some(position), now.head.max(position)));
+        let (position, progress) = (replay.position(), replay.progress());
+        self.status.update(|now| {
+            (now.replaying, now.progress, now.head) = (Some(position), Some(progress), now.head.max(position));
+        });
+        // A copy is under way.
+        let Some(end) = end else { return Ok(Next::Wait) };
         let seen = self.live.as_ref().map_or(Position::ZERO, Live::position);
         let drained = match end {
             PageEnd::Full => false,
@@ -212,7 +218,7 @@ impl Follower {
         self.projection.replace(snapshot);
         self.hub.begin(token);
         self.status.update(|now| {
-            now.replaying = None;
+            (now.replaying, now.progress) = (None, None);
             now.last_replay = Some(figures);
             now.rebuilds += u64::from(!first);
             now.head = if drained { position } else { now.head.max(position) };
@@ -229,11 +235,11 @@ impl Follower {
         self.live = None;
         self.hub.rewritten();
         if let Some(replay) = self.replay.take() {
-            free_aside(Arc::new(replay.fold.into_snapshot()));
+            replay.give_up();
         }
         self.status.update(|now| {
             now.divergences += 1;
-            now.replaying = Some(Position::ZERO);
+            (now.replaying, now.progress) = (Some(Position::ZERO), None);
         });
         // If somebody asked for a rebuild: this is it.
         self.status.take_rebuild();
@@ -262,6 +268,14 @@ impl Follower {
         if !std::mem::replace(&mut self.said_started, true) {
             tracing::info!("ConfigStateProjection started");
         }
+    }
+}
+
+/// Resolves when a replay's copy is over.
+async fn copied(replay: &mut Option<Replay>) {
+    match replay {
+        Some(replay) => replay.copied().await,
+        None => std::future::pending().await,
     }
 }
 

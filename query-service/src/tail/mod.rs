@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! link (one connection) ─► page (rows in order) ─► follower (live fold, replay) ─► projection, watch
+//! copy (several connections, while a long replay lasts) ─► replay ─┘
 //!                                                     └► status ─► http, health
 //! ```
 
@@ -9,6 +10,8 @@ mod link;
 mod outage;
 
 mod page;
+
+mod copy;
 mod replay;
 
 mod live;
@@ -35,7 +38,7 @@ use self::{
 };
 pub(crate) use self::{
     health::ProjectionCheck,
-    status::{ReplayFigures, Status},
+    status::{Progress, ReplayFigures, Status},
 };
 use crate::{projection::Published, watch::Hub};
 

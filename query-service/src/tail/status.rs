@@ -30,6 +30,8 @@ pub(crate) struct Report {
     pub(crate) halted: Option<String>,
     /// How far a replay is, while one runs.
     pub(crate) replaying: Option<Position>,
+    /// The same in figures, once it has begun.
+    pub(crate) progress: Option<Progress>,
     /// The last known position of the log.
     pub(crate) head: Position,
     pub(crate) last_replay: Option<ReplayFigures>,
@@ -38,6 +40,18 @@ pub(crate) struct Report {
     /// How often the log was found rewritten.
     pub(crate) divergences: u64,
     pub(super) rebuild_asked: bool,
+}
+
+/// How far a replay is.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Progress {
+    pub(crate) events: u64,
+    /// The log's head when it began, or what it has replayed beyond.
+    pub(crate) of: u64,
+    pub(crate) percent: u64,
+    pub(crate) events_per_second: u64,
+    /// At this rate; `None` as long as there is none.
+    pub(crate) seconds_left: Option<u64>,
 }
 
 /// A replay that was completed.
