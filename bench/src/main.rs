@@ -1,7 +1,8 @@
-//! `bench`: Config API beside etcd, on one machine, in one run.
+//! `bench`: Config API beside others, on one machine, in one run.
 //!
 //! ```text
-//! settings ─► workload ─► ours, etcd (servers and clients) ─► load ─► latency ─► rounds ─► report, plot
+//! writes: settings ─► workload ─► ours, etcd (servers and clients) ─► load ─► latency ─► rounds ─► report, plot
+//! reads:  settings ─► reads
 //! ```
 //!
 //! One thread does all of it: the load generator shares the machine with what it measures, and is to cost little.
@@ -12,10 +13,12 @@ mod load;
 mod machine;
 mod ours;
 mod plot;
+mod reads;
 mod report;
 mod rounds;
 mod server;
 mod settings;
+mod stop;
 mod template;
 mod workload;
 mod writes;
@@ -29,8 +32,11 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let settings::Task::Writes(settings) = settings::Cli::parse().task;
-    match writes::run(settings).await {
+    let outcome = match settings::Cli::parse().task {
+        settings::Task::Writes(settings) => writes::run(settings).await,
+        settings::Task::Reads(settings) => reads::run(settings).await,
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report::tell(&format!("bench: {error}"));

@@ -43,6 +43,14 @@ impl Cpu {
     }
 }
 
+/// Resident memory of a server's process, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Memory {
+    pub(crate) resident: u64,
+    /// The most that it ever was.
+    pub(crate) peak: u64,
+}
+
 /// A running server.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -98,6 +106,16 @@ impl Server {
         let own = processes.iter().find(|process| process.pid == self.pid)?;
         let below: u64 = self.below(&processes).iter().map(|process| process.ticks + process.ended_ticks).sum();
         Some(Cpu { server: duration(own.ticks)?, below: duration(below)? })
+    }
+
+    /// Memory of its own process; nothing where there is no `/proc`.
+    pub(crate) fn memory(&self) -> Option<Memory> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        let bytes = |name: &str| {
+            let kib = status.lines().find_map(|line| line.strip_prefix(name))?.trim().strip_suffix(" kB")?;
+            Some(kib.parse::<u64>().ok()? * 1024)
+        };
+        Some(Memory { resident: bytes("VmRSS:")?, peak: bytes("VmHWM:")? })
     }
 
     /// The program of a process below it, for its version.

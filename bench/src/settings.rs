@@ -4,7 +4,7 @@ use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::workload::Family;
+use crate::{reads, workload::Family};
 
 /// Config API beside etcd, on one machine, in one run.
 #[derive(Debug, Parser)]
@@ -20,6 +20,8 @@ pub(crate) struct Cli {
 pub(crate) enum Task {
     /// Durable writes: a throw-away Config API and, when it is installed, a throw-away etcd, in turns.
     Writes(Writes),
+    /// Reads: query services on a throw-away Postgres; the replay beside psql.
+    Reads(Reads),
 }
 
 /// What of ours is measured.
@@ -107,6 +109,50 @@ impl Writes {
     pub(crate) fn warm_up(&self) -> Duration {
         Duration::from_secs(self.warm_up)
     }
+}
+
+/// Settings of `reads`.
+#[derive(Args, Debug)]
+pub(crate) struct Reads {
+    /// What to run, comma-separated
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = reads::Family::ALL)]
+    pub(crate) workloads: Vec<reads::Family>,
+
+    /// Events of the log that `replay` reads
+    #[arg(long, default_value = "2000000", value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
+    pub(crate) events: u64,
+
+    /// How many names they are of, comma-separated: a log for each
+    #[arg(long, value_delimiter = ',', default_values_t = [10_000, 1_000_000], value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub(crate) names: Vec<u64>,
+
+    /// Bytes of their values
+    #[arg(long, default_value = "64", value_parser = clap::value_parser!(u64).range(16..=1_000_000))]
+    pub(crate) value_bytes: u64,
+
+    /// Names of the log that `memory` reads, each written once
+    #[arg(long, default_value = "1000000", value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
+    pub(crate) memory_names: u64,
+
+    /// Bytes of their values, comma-separated: a log for each
+    #[arg(long, value_delimiter = ',', default_values_t = [16, 64, 256, 1024], value_parser = clap::value_parser!(u64).range(16..=1_000_000))]
+    pub(crate) memory_value_bytes: Vec<u64>,
+
+    /// How often each side is measured, in turns
+    #[arg(long, default_value = "5")]
+    pub(crate) rounds: NonZeroU32,
+
+    /// Write every number to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+
+    /// Where Postgres keeps its data, in a new directory that is removed at the end: on a disk, not in memory
+    #[arg(long, default_value = "/var/tmp", value_name = "DIRECTORY")]
+    pub(crate) dir: PathBuf,
+
+    /// The query-service to measure [default: the one beside this program]
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) query_service: Option<PathBuf>,
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use embedded_postgres::{Cluster, StopMode};
 use tempfile::TempDir;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     BoxError, etcd,
@@ -14,6 +13,7 @@ use crate::{
     rounds::Course,
     server::{self, Server},
     settings::{Service, Writes},
+    stop::asked_to_stop,
     template::Numbers,
     workload::{Kind, Workload},
 };
@@ -111,19 +111,4 @@ async fn measure(settings: &Writes, directory: &Path, servers: &mut Servers) -> 
         report.workloads.push(course.run(workload).await?);
     }
     Ok(report)
-}
-
-/// Returns when somebody wants the run to end.
-async fn asked_to_stop() -> BoxError {
-    let listen = |kind| signal(kind).map_err(BoxError::from);
-    let signals = (listen(SignalKind::interrupt()), listen(SignalKind::terminate()), listen(SignalKind::hangup()));
-    let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) = signals else {
-        return "signals cannot be listened to".into();
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        _ = hangup.recv() => {}
-    }
-    "stopped before the end; there is no report".into()
 }

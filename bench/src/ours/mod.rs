@@ -1,6 +1,6 @@
 //! Config API: one process with a Postgres of its own, and its clients, over HTTP/1.1.
 
-mod http;
+pub(crate) mod http;
 
 use std::path::{Path, PathBuf};
 

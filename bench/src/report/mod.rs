@@ -45,15 +45,19 @@ pub(crate) struct Settings {
 impl Report {
     /// One without workloads yet.
     pub(crate) fn new(machine: Machine, versions: Versions, settings: Settings) -> Self {
-        #[expect(clippy::disallowed_methods, reason = "the report says when it was made; nothing depends on it")]
-        let now = chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now());
-        let began_at = now.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
-        Self { schema: SCHEMA, began_at, machine, versions, settings, workloads: Vec::new() }
+        Self { schema: SCHEMA, began_at: now(), machine, versions, settings, workloads: Vec::new() }
     }
 }
 
-/// Writes the JSON.
-pub(crate) fn write(report: &Report, file: &Path) -> Result<(), BoxError> {
+/// The present moment, in UTC.
+pub(crate) fn now() -> String {
+    #[expect(clippy::disallowed_methods, reason = "a report says when it was made; nothing depends on it")]
+    let now = chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now());
+    now.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+}
+
+/// Writes the JSON of a report.
+pub(crate) fn write(report: &impl Serialize, file: &Path) -> Result<(), BoxError> {
     let mut text = serde_json::to_string_pretty(report)?;
     text.push('\n');
     std::fs::write(file, text).map_err(|error| format!("{} cannot be written: {error}", file.display()))?;
