@@ -1,7 +1,7 @@
 //! Starts that cannot succeed end with one line and an exit code; those that can wait do; and a process that is told to end
 //! twice ends at once.
 
-use std::process::Stdio;
+use std::{future::pending, process::Stdio};
 
 use embedded_postgres::StopMode;
 use end_to_end::{
@@ -171,8 +171,14 @@ async fn a_migration_can_be_stopped() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("postgres://u:p@{}/d", silent.local_addr().unwrap());
     let arguments = ["migrate", "--database-url", &url];
-    // Accepted, and never answered.
-    let ((code, complaint), _kept) = tokio::join!(stopped_by_a_signal(&arguments), silent.accept());
+    // Accepted, and never answered. The signal may come first.
+    let (code, complaint) = tokio::select! {
+        ended = stopped_by_a_signal(&arguments) => ended,
+        never = async {
+            let _kept = silent.accept().await;
+            pending().await
+        } => never,
+    };
     assert_eq!(code, Some(FAILURE), "{complaint}");
     assert!(complaint.contains("stopped before the schema was migrated; run it again"), "{complaint}");
 }
