@@ -4,33 +4,6 @@
 -- What was there is looked up by one scalar look-up in an index for each name, inside of one statement for all of them:
 -- joins would be planned by statistics, which a new table does not have.
 
--- As in 0004, whose words hold; its settings are set by expressions, which cost less than statements.
-create or replace function lock_event_log(out last_position bigint, out last_recorded_at timestamptz)
-    language plpgsql security definer
-    set search_path = public, pg_temp
-    set enable_seqscan = off set enable_sort = off set jit = off
-as $$
-declare
-    bounds text;
-begin
-    if current_setting('transaction_isolation') <> 'read committed' then
-        raise exception 'events can be appended at isolation level read committed only, not %',
-            current_setting('transaction_isolation')
-            using errcode = 'feature_not_supported',
-                  hint = 'Begin the transaction with: begin isolation level read committed';
-    end if;
-    bounds := set_config('lock_timeout', '5s', true) || set_config('idle_in_transaction_session_timeout', '5s', true);
-    perform 1 from event_log_lock for update;
-    if not found then
-        raise exception 'event_log_lock has lost its row' using errcode = 'data_corrupted';
-    end if;
-    select e.position, e.recorded_at into last_position, last_recorded_at
-      from events e order by e.position desc limit 1;
-    last_position := coalesce(last_position, 0);
-    last_recorded_at := coalesce(last_recorded_at, '-infinity');
-end
-$$;
-
 drop function append_events(text, uuid[], bytea[], bytea[], text[], interval, int[], text[], bigint[], text[],
                             text[], text[], text[], int[], text[], bigint[]);
 
