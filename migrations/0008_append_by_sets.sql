@@ -3,6 +3,8 @@
 --
 -- What was there is looked up by one scalar look-up in an index for each name, inside of one statement for all of them:
 -- joins would be planned by statistics, which a new table does not have.
+--
+-- The old function goes at once, and not a release later: none that calls it was released.
 
 drop function append_events(text, uuid[], bytea[], bytea[], text[], interval, int[], text[], bigint[], text[],
                             text[], text[], text[], int[], text[], bigint[]);
@@ -25,7 +27,7 @@ drop function append_events(text, uuid[], bytea[], bytea[], text[], interval, in
 -- appended units; any other unit has a row of its own.
 -- outcome: appended  their events are in, from first_position on; the first unit's at recorded_at, each further unit's 1 µs
 --                    later. first_position is where the first event would be, when they have none
---          repeated  its events already were (same command_id); the old receipt. The lock was taken, so this waits for
+--          repeated  its events already were (the same unit, with the same command_id); the old receipt. The lock was taken, so this waits for
 --                    durability like any append
 --          answered  its idempotency key is taken; what was asked and answered then
 --          conflict  conflict_name now has conflict_sequence (0 = never written); nothing of the unit was written

@@ -86,6 +86,7 @@ async fn measure(settings: &Writes, directory: &Path, servers: &mut Servers) -> 
         machine,
         Versions { config_api, postgres, etcd: etcd_version },
         Settings {
+            service: settings.service.program(),
             seconds: settings.measured().as_secs(),
             warm_up_seconds: settings.warm_up().as_secs(),
             rounds: settings.rounds.get(),

@@ -127,7 +127,6 @@ const RIGHTS: &str = "
 select current_user::text,
        coalesce((select bool_and(has_table_privilege(to_regclass(needed.name), needed.privilege))
                    from (values ('events', 'select', false), ('_sqlx_migrations', 'select', false),
-                                ('snapshots', 'select', true), ('snapshots', 'insert', true), ('snapshots', 'update', true),
                                 ('idempotency_keys', 'select', true), ('idempotency_keys', 'delete', true)
                         ) as needed (name, privilege, to_append)
                   where $1 or not needed.to_append), true)

@@ -63,7 +63,7 @@ pub(crate) async fn start(
 /// As users have it: nothing that is set here for something else changes it.
 fn clean(program: &Path) -> Command {
     let mut command = Command::new(program);
-    for variable in ["RUST_LOG", "LOG_FORMAT", "DATABASE_URL", "CONFIG_FILE", "LISTEN_ADDR"] {
+    for variable in ["RUST_LOG", "LOG_FORMAT", "DATABASE_URL", "CONFIG_FILE", "LISTEN_ADDR", "MIGRATE_DATABASE_URL"] {
         command.env_remove(variable);
     }
     command

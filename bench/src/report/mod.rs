@@ -35,6 +35,8 @@ pub(crate) struct Versions {
 /// With what it was measured.
 #[derive(Debug, Serialize)]
 pub(crate) struct Settings {
+    /// `config-api` or `command-service`.
+    pub(crate) service: &'static str,
     pub(crate) seconds: u64,
     pub(crate) warm_up_seconds: u64,
     pub(crate) rounds: u32,

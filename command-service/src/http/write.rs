@@ -168,13 +168,15 @@ pub(super) async fn execute(
     // In the command's task, and not behind it: the connection's is woken once.
     let ended = move |result: &Result<Done, CommandError>| {
         told(result);
-        drop(places);
         let rests_on = match result {
             Ok(done) => last_place(done),
             Err(CommandError::Refused { decided_at, .. }) => Some(*decided_at),
             Err(_) => None,
         };
-        wait_until_visible(visible_in, rests_on)
+        async move {
+            wait_until_visible(visible_in, rests_on).await;
+            drop(places);
+        }
     };
     state.bus.execute(request, ended).await
 }

@@ -1,7 +1,10 @@
 //! What the process remembers of configurations, so that the next write of one need not load it. One rule: the cache may say
 //! yes, because the append verifies it; never no.
 
-use quick_cache::{Weighter, sync::Cache};
+use quick_cache::{
+    DefaultHashBuilder, OptionsBuilder, Weighter,
+    sync::{Cache, DefaultLifecycle},
+};
 use shared::name::ConfigName;
 
 use super::loaded::LoadedConfig;
@@ -14,6 +17,9 @@ const ENTRY_BYTES: usize = 400;
 
 /// How many configurations are expected, for the size of the cache's own tables.
 const EXPECTED: usize = 64 * 1024;
+
+/// Parts with a lock each. Each has its share of the bytes, and must hold a largest value.
+const SHARDS: usize = 4;
 
 /// The cache.
 #[derive(Debug)]
@@ -39,7 +45,10 @@ impl Weighter<ConfigName, Entry> for Weight {
 
 impl Remembered {
     pub(super) fn new() -> Self {
-        Self(Cache::with_weighter(EXPECTED, CACHE_BYTES, Weight))
+        let mut options = OptionsBuilder::new();
+        options.shards(SHARDS).estimated_items_capacity(EXPECTED).weight_capacity(CACHE_BYTES);
+        let options = options.build().expect("all that it needs is given");
+        Self(Cache::with_options(options, Weight, DefaultHashBuilder::default(), DefaultLifecycle::default()))
     }
 
     /// The names' states, when all are remembered, on the committer's present connection.

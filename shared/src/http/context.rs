@@ -101,6 +101,7 @@ where
         // Who reads and prefers to wait has that time too.
         let preferred = if method.is_safe() { Wait::of(request.headers()).ok().flatten() } else { None };
         let limit = REQUEST_LIMIT + preferred.map_or(Duration::ZERO, Wait::duration);
+        // Only makes the future: what could panic, or tell something, is in it.
         let answering = self.inner.call(request);
         let in_context = async move {
             let mut response = bounded(answering, limit).await;

@@ -130,7 +130,7 @@ impl Problem {
 }
 
 impl IntoResponse for Problem {
-    /// Only marks the answer: `context::identify` renders it, because it knows what the client accepts.
+    /// Only marks the answer: `context::Context` renders it, because it knows what the client accepts.
     fn into_response(self) -> Response<Body> {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = self.0.status;

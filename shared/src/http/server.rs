@@ -193,6 +193,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_client_that_asks_nothing_more_does_not_hold_up_the_stop() {
+        let stop = CancellationToken::new();
+        let (server, mut client) = asked(Router::new().route("/", get(async || "here")), &stop).await;
+        let mut answer = [0; 512];
+        let mut read = 0;
+        while !answer[..read].ends_with(b"here") {
+            read += client.read(&mut answer[read..]).await.unwrap();
+        }
+        let asked_at = Instant::now();
+        stop.cancel();
+        server.await.unwrap();
+        assert!(asked_at.elapsed() < Duration::from_secs(1), "{:?}", asked_at.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_does_not_end_in_time_is_cut_at_the_stop() {
         let stop = CancellationToken::new();
         let (entered, mut has_entered) = mpsc::channel::<()>(1);

@@ -66,7 +66,7 @@ impl Filter {
     }
 }
 
-/// The layer that lets through what the filter says, now and after it was changed. It is asked once for each place in the
+/// The layer that lets through what the filter says, now and after it was changed. It is asked once for each place in our
 /// code that tells something: the library's own filters are also told of each span that is entered and left, many times in
 /// each request, and take a lock for it.
 #[derive(Clone, Debug)]
@@ -97,7 +97,7 @@ impl<S: Subscriber> Layer<S> for Wanted {
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        // Levels of parts may be finer than the hint of a filter that was there when it was asked.
+        // The libraries that tell through `log` ask once, when the log is set up, and a filter may become finer later.
         None
     }
 }

@@ -42,7 +42,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     gathered: Vec<u8>,
-    /// The writer has taken lines that are not out yet.
+    /// Somebody has taken lines that are not out yet.
     writing: bool,
     /// The writer waits for news.
     idle: bool,
@@ -54,8 +54,7 @@ struct State {
 
 impl State {
     /// Whether lines are few, with one more.
-    fn few(&mut self) -> bool {
-        let now = Instant::now();
+    fn few(&mut self, now: Instant) -> bool {
         let (began, lines) = self.a_while.filter(|(began, _)| now - *began < A_WHILE).unwrap_or((now, 0));
         self.a_while = Some((began, lines + 1));
         lines < FEW
@@ -91,8 +90,10 @@ impl Lines {
     fn tell(&self, line: &[u8]) {
         let mut state = self.0.state();
         // Never before lines that were told earlier.
-        if state.few() && state.gathered.is_empty() && !state.writing {
-            return (self.0.out)(line);
+        if state.few(Instant::now()) && state.gathered.is_empty() && !state.writing {
+            state.writing = true;
+            drop(state);
+            return self.0.write(line);
         }
         while state.gathered.len() + line.len() > MAX_GATHERED_BYTES && !state.gathered.is_empty() {
             state = self.0.written.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -114,7 +115,7 @@ impl Shared {
         let mut taken = Vec::new();
         loop {
             let mut state = self.state();
-            while state.gathered.is_empty() {
+            while state.gathered.is_empty() || state.writing {
                 state.idle = true;
                 state = self.news.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
@@ -124,11 +125,20 @@ impl Shared {
             mem::swap(&mut state.gathered, &mut taken);
             (state.writing, state.hurried) = (true, false);
             drop(state);
-            (self.out)(&taken);
+            self.write(&taken);
             taken.clear();
-            self.state().writing = false;
-            self.written.notify_all();
         }
+    }
+
+    /// Whoever is silent meanwhile waits for nothing: the state is free.
+    fn write(&self, lines: &[u8]) {
+        (self.out)(lines);
+        let mut state = self.state();
+        state.writing = false;
+        if !state.gathered.is_empty() && mem::take(&mut state.idle) {
+            self.news.notify_one();
+        }
+        self.written.notify_all();
     }
 }
 
@@ -156,6 +166,38 @@ mod tests {
     use super::*;
 
     static OUT: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+    #[test]
+    fn a_line_of_few_is_out_when_it_is_told() {
+        static OUT: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+        let lines = Lines::to(|lines| OUT.lock().unwrap().extend_from_slice(lines)).unwrap();
+        lines.tell(b"a line\n");
+        assert_eq!(*OUT.lock().unwrap(), b"a line\n");
+    }
+
+    #[test]
+    fn lines_are_few_until_more_come_in_a_while() {
+        let (mut state, began) = (State::default(), Instant::now());
+        assert!((0..FEW).all(|_| state.few(began)));
+        assert!(!state.few(began) && !state.few(began + A_WHILE / 2));
+        assert!(state.few(began + A_WHILE), "another while");
+    }
+
+    #[test]
+    fn the_end_does_not_wait_for_ever_for_who_reads_no_line() {
+        static READER: Mutex<()> = Mutex::new(());
+        let lines = Lines::to(|_| drop(READER.lock().unwrap())).unwrap();
+        let stuck = READER.lock().unwrap();
+        thread::scope(|scope| {
+            let telling = scope.spawn(|| lines.tell(b"a line\n"));
+            while !lines.0.state().writing {
+                thread::yield_now();
+            }
+            lines.flush();
+            assert!(!telling.is_finished(), "nobody has read it");
+            drop(stuck);
+        });
+    }
 
     #[test]
     fn every_line_is_out_once_and_in_order_also_from_many_threads_and_over_the_limit() {

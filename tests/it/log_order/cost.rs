@@ -54,10 +54,10 @@ async fn costs_the_same_at_any_length(known_events: f32, prepare: &str) {
     let statistics = "select reltuples from pg_class where relname = 'events'";
 
     fill(&mut old_session, 0..1_000).await;
-    check(&measure(&mut old_session, 0).await);
+    measure(&mut old_session, 0).await;
     fill(&mut old_session, 1_000..20_000).await;
-    check(&measure(&mut old_session, 5_000).await);
-    check(&measure(&mut database.connect().await, 10_000).await);
+    measure(&mut old_session, 5_000).await;
+    measure(&mut database.connect().await, 10_000).await;
     let still_known: f32 = sqlx::query_scalar(statistics).fetch_one(&mut old_session).await.expect("an estimate");
     assert_eq!(still_known, known_events, "autovacuum is off in the tests' cluster");
 }
@@ -79,18 +79,29 @@ async fn fill(session: &mut PgConnection, names: std::ops::Range<u32>) {
     }
 }
 
-/// What some appends cost, to names from `first` on.
-async fn measure(session: &mut PgConnection, first: u32) -> Counters {
+/// What some appends cost, to names from `first` on: new ones, the same again, and others that come too late.
+async fn measure(session: &mut PgConnection, first: u32) {
+    let groups: Vec<_> = (0..GROUPS).map(|group| group_of(first, group)).collect();
+    check(&appended(session, &groups, "appended").await);
+    check(&appended(session, &groups, "repeated").await);
+    let late: Vec<_> = (0..GROUPS).map(|group| group_of(first, group)).collect();
+    check(&appended(session, &late, "conflict").await);
+}
+
+fn group_of(first: u32, group: u8) -> Group {
+    (0..UNITS).fold(Group::default(), |units, unit| {
+        let name = first + u32::from(group) * u32::from(UNITS) + u32::from(unit);
+        let units = units.unit(new_id()).event(&name.to_string(), 1).check(&(name + 300).to_string(), 1);
+        units.key(group * UNITS + unit, 0, "1").keys_live("0 seconds")
+    })
+}
+
+async fn appended(session: &mut PgConnection, groups: &[Group], outcome: &str) -> Counters {
     let mut transaction = session.begin().await.expect("a transaction");
     let before: Counters = sqlx::query_as(COUNTERS).fetch_one(&mut *transaction).await.expect("the counters");
-    for group in 0..GROUPS {
-        let units = (0..UNITS).fold(Group::default(), |units, unit| {
-            let name = first + u32::from(group) * u32::from(UNITS) + u32::from(unit);
-            let units = units.unit(new_id()).event(&name.to_string(), 1).check(&(name + 300).to_string(), 1);
-            units.key(group * UNITS + unit, 0, "1").keys_live("0 seconds")
-        });
-        let outcomes = units.append(&mut *transaction).await.expect("they are appended");
-        assert!(outcomes.iter().all(|unit| unit.outcome == "appended"), "{outcomes:?}");
+    for group in groups {
+        let outcomes = group.append(&mut *transaction).await.expect("they are appended");
+        assert!(outcomes.iter().all(|unit| unit.outcome == outcome), "{outcomes:?}");
     }
     let after: Counters = sqlx::query_as(COUNTERS).fetch_one(&mut *transaction).await.expect("the counters");
     transaction.commit().await.expect("a commit");
