@@ -77,20 +77,22 @@ impl App {
         tasks.spawn("tail", |stop| tail.run(stop));
         let by_index = config.database.options(BY_INDEX);
         let log = database::pool(by_index.clone(), LOG_CONNECTIONS);
-        let missed = database::pool(by_index, MISSED_CONNECTIONS);
+        let missed = database::pool(by_index.clone(), MISSED_CONNECTIONS);
         let watches = Watches {
             hub: Arc::clone(&hub),
             log: LogReader::new(missed.clone()),
             bookmark_interval: config.watching.bookmark_interval,
         };
-        let reads = Reads::new(
+        let (reads, release) = Reads::new(
             Arc::clone(&projection),
             status,
             log.clone(),
+            by_index,
             config.min_position_wait,
             config.redaction,
             watches,
         );
+        tasks.spawn("pinned pages", |stop| release.run(stop));
         let stop = reads.stop();
         let service = Service {
             routes: http::routes(reads),

@@ -102,7 +102,10 @@ impl FromStr for PositionToken {
             None => (text, None),
         };
         let position = Some(position).filter(|text| digits(text)).and_then(|text| text.parse().ok());
-        Ok(Self { position: Position(position.ok_or(InvalidToken)?), fingerprint })
+        let position = Position(position.ok_or(InvalidToken)?);
+        // Before the first event there is none that a client could have seen.
+        let of_no_event = position == Position::ZERO && fingerprint.is_some();
+        if of_no_event { Err(InvalidToken) } else { Ok(Self { position, fingerprint }) }
     }
 }
 
@@ -157,6 +160,7 @@ mod tests {
             "1.9f3a01bcd",
             "1.+f3a01bc",
             "1.2.3",
+            "0.9f3a01bc",
             " 1",
             "99999999999999999999999",
         ] {
@@ -166,7 +170,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_token_reads_back_as_it_was(position: u64, id: u128, bare: bool) {
+        fn a_token_reads_back_as_it_was(position in 1..u64::MAX, id: u128, bare: bool) {
             let mut token = PositionToken::new(Position(position), Uuid::from_u128(id));
             if bare {
                 token.fingerprint = None;

@@ -14,6 +14,7 @@ async fn each_fault_is_named_with_its_remedy_and_nothing_is_written() {
     let database = Database::new().await;
     let standalone = Standalone::start(&database).await;
     let long_name = format!("/v1/config/{}", "x".repeat(257));
+    let long_prefix = format!("/v1/config?prefix={}", "x".repeat(257));
     let long_reason = format!(r#"{{"value":1,"reason":"{}"}}"#, "x".repeat(1025));
     let deep = format!(r#"{{"value":{}{}}}"#, "[".repeat(129), "]".repeat(129));
     let put = |path, body, status, code, sentence| (Method::PUT, path, &[JSON][..], Some(body), status, code, sentence);
@@ -119,6 +120,22 @@ async fn each_fault_is_named_with_its_remedy_and_nothing_is_written() {
         get("/v1/config/", 400, "invalid-name", "empty"),
         get("/v1/config/a?x=1", 400, "unknown-parameter", "x"),
         get("/v1/config?prefxi=a", 400, "unknown-parameter", "prefxi"),
+        get("/v1/config?prefix=%0A", 400, "invalid-parameter", "`prefix` must be up to 256 bytes"),
+        get(&long_prefix, 400, "invalid-parameter", "`prefix` must be up to 256 bytes"),
+        get("/v1/config?after=%00", 400, "invalid-parameter", "`after` must be up to 256 bytes"),
+        get("/v1/config?limit=0", 400, "invalid-parameter", "`limit` must be a number from 1 to 1000"),
+        get("/v1/config?limit=1001", 400, "invalid-parameter", "`limit` must be a number from 1 to 1000"),
+        get("/v1/config?fields=value", 400, "invalid-parameter", "`fields` must be `name`"),
+        get("/v1/config?count=yes", 400, "invalid-parameter", "`count` must be `true`"),
+        get("/v1/config?count=true&limit=5", 400, "excluding-parameters", "`count` and `limit` exclude each other"),
+        get("/v1/config?page=1.9f3a01bc.00000000.a&after=a", 400, "excluding-parameters", "`page` and `after`"),
+        get("/v1/config?page=1.9f3a01bc.00000000.a&min_position=1", 400, "excluding-parameters", "`min_position`"),
+        get("/v1/config?page=1.9f3a01bc.00000000.a", 400, "invalid-page", "begin again without `page`"),
+        get("/v1/config?page=1", 400, "invalid-page", "Follow the link"),
+        get("/v1/config?consistency=weak", 400, "invalid-parameter", "`consistency` must be `strong` or `default`"),
+        get("/v1/config/a/history?consistency=", 400, "invalid-parameter", "`consistency` must be"),
+        get("/v1/config?min_position=0.9f3a01bc", 400, "invalid-position", "42.9f3a01bc"),
+        (Method::GET, "/v1/config", &[("if-none-match", "x")], None, 400, "malformed-entity-tag", "double quotes"),
         get("/v1/config/a/history?limit=0", 400, "invalid-parameter", "1"),
         get("/v1/config/a/history?limit=1001", 400, "invalid-parameter", "1000"),
         get("/v1/config/a/history?before=x", 400, "invalid-parameter", "before"),

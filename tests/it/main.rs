@@ -11,6 +11,7 @@ mod docs;
 mod log_order;
 mod past;
 mod process;
+mod reads;
 mod replay;
 mod replicas;
 mod schema;

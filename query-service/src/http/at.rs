@@ -22,7 +22,7 @@ use super::{
     Reads,
     error::ReadError,
     place::{LOG_LIMIT, stamp_memento},
-    reads::MIN_POSITION,
+    reads::{CONSISTENCY, MIN_POSITION},
     value::{self, DO_NOT_KEEP, REVALIDATE, Told},
 };
 use crate::projection::Authorship;
@@ -34,7 +34,7 @@ pub(super) async fn handle(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let moment: Moment = timestamp.parse().map_err(ReadError::from)?;
-    let parameters = Parameters::of(&uri, &[MIN_POSITION])?;
+    let parameters = Parameters::of(&uri, &[MIN_POSITION, CONSISTENCY])?;
     let known = value::known_versions(&headers)?;
     let view = reads.view(&headers, &parameters).await?;
     let row = timeout(LOG_LIMIT, read(&reads, &name, moment)).await;

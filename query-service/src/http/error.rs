@@ -1,5 +1,7 @@
 //! What can go wrong with a read, and the only place that gives it a status.
 
+use std::sync::Arc;
+
 use axum::http::StatusCode;
 use shared::{
     event::UnknownEvent,
@@ -9,6 +11,7 @@ use shared::{
     telemetry::Chain,
 };
 
+use super::head;
 use crate::{
     past::PastError,
     watch::{LogError, Refused},
@@ -32,7 +35,9 @@ pub(super) enum ReadError {
     #[error("another event stands at position {wanted}")]
     Diverged { wanted: PositionToken, here: PositionToken },
     #[error("the event log is out of reach")]
-    LogOutOfReach(#[source] Option<sqlx::Error>),
+    LogOutOfReach(#[source] Option<Arc<sqlx::Error>>),
+    #[error("the event log that is read is a standby")]
+    Standby,
     #[error("an event in the log cannot be read")]
     Unreadable(#[from] UnknownEvent),
     #[error("a difference from {from} back to {to}")]
@@ -53,7 +58,17 @@ pub(super) enum ReadError {
 
 impl From<sqlx::Error> for ReadError {
     fn from(error: sqlx::Error) -> Self {
-        Self::LogOutOfReach(Some(error))
+        Self::LogOutOfReach(Some(Arc::new(error)))
+    }
+}
+
+impl From<head::Unknown> for ReadError {
+    fn from(unknown: head::Unknown) -> Self {
+        match unknown {
+            head::Unknown::Late => Self::LogOutOfReach(None),
+            head::Unknown::Database(error) => Self::LogOutOfReach(Some(error)),
+            head::Unknown::Standby => Self::Standby,
+        }
     }
 }
 
@@ -117,6 +132,12 @@ impl From<ReadError> for Problem {
                 let detail = "The event log is out of reach, and this answer needs it; try again.";
                 Self::unavailable("log-out-of-reach", detail)
             }
+            ReadError::Standby => {
+                let detail = "This replica reads a standby of the event log, which may be behind its primary, so it cannot \
+                              answer with `consistency=strong`. Ask a replica on the primary, or send the \
+                              Config-Position that you have seen as Config-Min-Position.";
+                Self::unavailable("log-is-standby", detail)
+            }
             ReadError::Unreadable(unknown) => {
                 tracing::error!("An event in the log cannot be read by this release: {}", Chain(&unknown));
                 Self::internal()
@@ -136,7 +157,7 @@ impl From<ReadError> for Problem {
             ReadError::NotWatched(Refused::Stopping) => {
                 Self::unavailable("stopping", "This process is stopping; try again: another one answers.")
             }
-            ReadError::Missed(LogError::Database(error)) => ReadError::LogOutOfReach(Some(error)).into(),
+            ReadError::Missed(LogError::Database(error)) => ReadError::from(error).into(),
             ReadError::Missed(LogError::Unreadable(unknown)) => ReadError::Unreadable(unknown).into(),
             ReadError::Missed(LogError::Silent | LogError::Rewritten) => ReadError::LogOutOfReach(None).into(),
             ReadError::TooManyLists => {

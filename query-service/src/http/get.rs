@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     Reads,
     error::ReadError,
-    reads::{MIN_POSITION, View},
+    reads::{CONSISTENCY, MIN_POSITION, View},
     value::{self, REVALIDATE, Told},
 };
 use crate::{projection::Entry, watch::Filter};
@@ -33,7 +33,7 @@ pub(super) async fn handle(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let parameters = Parameters::of(&uri, &[MIN_POSITION])?;
+    let parameters = Parameters::of(&uri, &[MIN_POSITION, CONSISTENCY])?;
     let (known, wait) = (value::known_versions(&headers)?, Wait::of(&headers)?);
     let mut view = reads.view(&headers, &parameters).await?;
     // Only who says what he has can be told that it changed.

@@ -25,7 +25,14 @@ use shared::{
 use sqlx::{Row, postgres::PgRow};
 use tokio::time::timeout;
 
-use super::{Reads, error::ReadError, link, place::LOG_LIMIT, reads::MIN_POSITION, value::REVALIDATE};
+use super::{
+    Reads,
+    error::ReadError,
+    link,
+    place::LOG_LIMIT,
+    reads::{CONSISTENCY, MIN_POSITION},
+    value::REVALIDATE,
+};
 use crate::past::Reading;
 
 const LIMIT: &str = "limit";
@@ -103,7 +110,7 @@ pub(super) async fn handle(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let parameters = Parameters::of(&uri, &[LIMIT, ORDER, AFTER, BEFORE, MIN_POSITION])?;
+    let parameters = Parameters::of(&uri, &[LIMIT, ORDER, AFTER, BEFORE, MIN_POSITION, CONSISTENCY])?;
     let asked = asked(&parameters)?;
     let view = reads.view(&headers, &parameters).await?;
     let page = timeout(LOG_LIMIT, read(&reads, &name, asked)).await;

@@ -138,10 +138,7 @@ async fn page(reads: &Reads, place: Place, question: &Question, limit: u16, path
     let (prefix, values) = (question.prefix.as_str(), question.form == Form::Values);
     let wanted = Wanted { prefix, after: question.after.as_deref(), limit, bytes: PAGE_BYTES, values };
     let page = bounded(past::state_at(reads.log().await?, place.position, &wanted)).await?;
-    let mut body = Vec::with_capacity(1024);
-    write(&page, &mut body, true);
-    body.push(b']');
-    let mut response = json(body.into());
+    let mut response = json(whole_page(&page));
     if let Some(next) = &page.next {
         let (at, limit) = (place.token().to_string(), limit.to_string());
         let fields = if values { None } else { Some("name") };
@@ -243,6 +240,14 @@ impl Writer {
             CutOff::Unread
         })
     }
+}
+
+/// A page that is all of an answer.
+pub(super) fn whole_page(page: &Page) -> Body {
+    let mut body = Vec::with_capacity(1024);
+    write(page, &mut body, true);
+    body.push(b']');
+    body.into()
 }
 
 /// Entries of a list, which begins with them or not.

@@ -1,12 +1,17 @@
 //! HTTP: from a request to an answer out of the newest snapshot, or to a stream of changes.
 //!
 //! ```text
-//! router ─► endpoint ─► reads (which snapshot may answer) ─► value (how it is told)
+//! router (compression: of long answers) ─► endpoint ─► reads (which snapshot may answer; head: what the log has) ─► value (how it is told)
+//!              │           └─► pinned (the states that pages are of)
 //!              └─► error ─► problem
 //! ```
 
 mod router;
 
+mod compression;
+
+mod head;
+mod pinned;
 mod reads;
 
 mod get;
@@ -35,6 +40,9 @@ mod rebuild;
 mod value;
 
 mod error;
+
+#[cfg(test)]
+mod states;
 
 pub(crate) use reads::{Reads, Watches};
 pub(crate) use router::routes;

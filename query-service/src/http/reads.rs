@@ -1,4 +1,4 @@
-//! Which snapshot may answer a read: the newest one, once it has what the client has already seen.
+//! Which snapshot may answer a read: the newest one, once it has what the client has already seen, or what the log has.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,11 +7,15 @@ use axum::{
     response::Response,
 };
 use shared::{
-    http::{CONFIG_POSITION, parameters::Parameters, problem::Problem},
+    http::{
+        CONFIG_POSITION,
+        parameters::{Parameters, invalid},
+        problem::Problem,
+    },
     position::{Fingerprint, Position, PositionToken},
     redaction::Redaction,
 };
-use sqlx::{PgPool, Postgres, pool::PoolConnection};
+use sqlx::{PgPool, Postgres, pool::PoolConnection, postgres::PgConnectOptions};
 use tokio::{
     sync::{Semaphore, watch},
     time::{Instant, timeout, timeout_at},
@@ -19,7 +23,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{error::ReadError, events::Followers};
+use super::{
+    error::ReadError,
+    events::Followers,
+    head::Head,
+    pinned::{Pinned, Release},
+};
 use crate::{
     projection::{Published, Snapshot, Standing},
     tail::Status,
@@ -28,7 +37,9 @@ use crate::{
 
 /// The position that a read must have, as a query parameter.
 pub(super) const MIN_POSITION: &str = "min_position";
-/// The same, as a header.
+/// Whether a read must have all that the log has.
+pub(super) const CONSISTENCY: &str = "consistency";
+/// The position that a read must have, as a header.
 const CONFIG_MIN_POSITION: &str = "config-min-position";
 /// How long ago the log was last heard of, in milliseconds.
 const CONFIG_LAST_CONTACT: &str = "config-last-contact";
@@ -48,6 +59,8 @@ pub(crate) struct Reads {
     projection: Arc<Published>,
     pub(super) status: Arc<Status>,
     log: PgPool,
+    head: Head,
+    pub(super) pinned: Arc<Pinned>,
     pub(super) long_lists: Arc<Semaphore>,
     pub(super) followers: Followers,
     min_position_wait: Duration,
@@ -71,17 +84,33 @@ pub(super) struct View {
 }
 
 impl Reads {
+    /// And the task that gives up states which pages were read from.
     pub(crate) fn new(
         projection: Arc<Published>,
         status: Arc<Status>,
         log: PgPool,
+        log_options: PgConnectOptions,
         min_position_wait: Duration,
         redaction: Redaction,
         watches: Watches,
-    ) -> Self {
+    ) -> (Self, Release) {
         let long_lists = Arc::new(Semaphore::new(MAX_LONG_LISTS));
         let followers = Followers::default();
-        Self { projection, status, log, long_lists, followers, min_position_wait, redaction, watches }
+        let head = Head::of(log_options);
+        let (pinned, release) = Pinned::new(Arc::clone(&projection));
+        let reads = Self {
+            projection,
+            status,
+            log,
+            head,
+            pinned,
+            long_lists,
+            followers,
+            min_position_wait,
+            redaction,
+            watches,
+        };
+        (reads, release)
     }
 
     /// Ends the answers that would not end by themselves.
@@ -99,14 +128,17 @@ impl Reads {
         self.projection.current()
     }
 
-    /// The state to answer from, once it has the position that the request asks for.
+    /// The state to answer from, once it has the position that the request asks for, or the head that the log had when it
+    /// came.
     ///
     /// # Errors
-    /// When it asks for something that is no position, that is not applied in time, or that was rewritten.
+    /// When it asks for something that is no position, that is not applied in time, or that was rewritten; or when the log
+    /// does not tell its head.
     pub(super) async fn view(&self, headers: &HeaderMap, parameters: &Parameters) -> Result<View, Problem> {
-        let snapshot = match wanted(headers, parameters)? {
-            None => self.current().ok_or(ReadError::NotReady),
-            Some(token) => self.having(token).await,
+        let (strong, wanted) = (is_strong(parameters)?, wanted(headers, parameters)?);
+        let snapshot = match wanted {
+            None if !strong => self.current().ok_or(ReadError::NotReady),
+            wanted => self.satisfying(strong, wanted).await,
         };
         let snapshot = snapshot.map_err(|error| self.stamped(error))?;
         Ok(View { snapshot, last_contact_ms: self.status.last_contact_ms() })
@@ -122,6 +154,32 @@ impl Reads {
     pub(super) fn stamped(&self, error: ReadError) -> Problem {
         let here = self.current().map_or(PositionToken::ZERO, |snapshot| snapshot.token());
         stamp_problem(error.into(), here, self.status.last_contact_ms())
+    }
+
+    async fn satisfying(&self, strong: bool, wanted: Option<PositionToken>) -> Result<Arc<Snapshot>, ReadError> {
+        let mut snapshot = None;
+        if strong {
+            snapshot = Some(self.having(self.head.now().await?).await?);
+        }
+        if let Some(wanted) = wanted {
+            snapshot = Some(self.having(wanted).await?);
+        }
+        snapshot.or_else(|| self.current()).ok_or(ReadError::NotReady)
+    }
+
+    /// The state that an earlier page of a list was of: `view`'s own, or one that is kept. `None`: only the log has it still.
+    ///
+    /// # Errors
+    /// When the replica does not come to it in time, or the log was rewritten.
+    pub(super) async fn state_at(&self, view: &View, of: PositionToken) -> Result<Option<Arc<Snapshot>>, ReadError> {
+        if view.snapshot.token() == of {
+            return Ok(Some(Arc::clone(&view.snapshot)));
+        }
+        if let Some(snapshot) = self.pinned.at(of) {
+            return Ok(Some(snapshot));
+        }
+        // Another replica's, perhaps, that was ahead of this one.
+        Ok(Some(self.having(of).await?).filter(|snapshot| snapshot.token() == of))
     }
 
     /// Waits for a snapshot that has the event that `wanted` names.
@@ -176,14 +234,17 @@ impl Reads {
 impl View {
     /// Tells with every answer where in the log it is from, and how fresh that is.
     pub(super) fn stamp(&self, answer: Result<Response, ReadError>) -> Result<Response, Problem> {
-        let token = self.snapshot.token();
-        let mut response = answer.map_err(|error| stamp_problem(error.into(), token, self.last_contact_ms))?;
+        let mut response = answer.map_err(|error| self.problem(error))?;
         let headers = response.headers_mut();
-        if let Ok(token) = HeaderValue::from_str(&token.to_string()) {
+        if let Ok(token) = HeaderValue::from_str(&self.snapshot.token().to_string()) {
             headers.insert(CONFIG_POSITION, token);
         }
         headers.insert(CONFIG_LAST_CONTACT, self.last_contact_ms.into());
         Ok(response)
+    }
+
+    fn problem(&self, error: ReadError) -> Problem {
+        stamp_problem(error.into(), self.snapshot.token(), self.last_contact_ms)
     }
 }
 
@@ -209,6 +270,15 @@ fn stamp_problem(problem: Problem, here: PositionToken, last_contact_ms: u64) ->
     problem.header(CONFIG_LAST_CONTACT, &last_contact_ms.to_string())
 }
 
+/// Whether the request asks for everything that the log has.
+fn is_strong(parameters: &Parameters) -> Result<bool, Problem> {
+    match parameters.get(CONSISTENCY) {
+        None | Some("default") => Ok(false),
+        Some("strong") => Ok(true),
+        Some(_) => Err(invalid(CONSISTENCY, "`strong` or `default`")),
+    }
+}
+
 /// The position that the request asks for.
 fn wanted(headers: &HeaderMap, parameters: &Parameters) -> Result<Option<PositionToken>, ReadError> {
     let parse = |origin, text: &str| text.parse().map_err(|source| ReadError::InvalidToken { origin, source });
@@ -230,45 +300,10 @@ fn wanted(headers: &HeaderMap, parameters: &Parameters) -> Result<Option<Positio
 
 #[cfg(test)]
 mod tests {
-    use shared::{event::AGGREGATE_TYPE, redaction};
-    use sqlx::postgres::PgPoolOptions;
-
-    use super::*;
-    use crate::projection::{Fold, Recorded};
-
-    fn command_id(position: u64) -> Uuid {
-        Uuid::from_u128(u128::from(position))
-    }
-
-    /// The state after `events` events.
-    fn state(events: u64) -> Snapshot {
-        let mut fold = Fold::default();
-        for position in 1..=events {
-            let event = Recorded {
-                position: Position(position),
-                aggregate_type: AGGREGATE_TYPE,
-                aggregate_id: "a",
-                sequence: position,
-                event_type: "ConfigValueDeleted",
-                event_version: "1.0",
-                payload: "{}",
-                metadata: "{}",
-                recorded_at: "2024-01-15T10:30:00Z".parse().unwrap(),
-                command_id: command_id(position),
-            };
-            fold.apply(&event).unwrap();
-        }
-        fold.snapshot()
-    }
-
-    /// Reads whose log is out of reach.
-    fn reads(projection: &Arc<Published>) -> Reads {
-        let log = PgPoolOptions::new().connect_lazy("postgres://nobody@127.0.0.1:1/nothing").unwrap();
-        let redaction = Redaction::new(redaction::DEFAULT_REDACT_NAMES.split(',')).unwrap();
-        let hub = Arc::new(Hub::new(0, 0));
-        let watches = Watches { hub, log: LogReader::new(log.clone()), bookmark_interval: Duration::from_secs(1) };
-        Reads::new(Arc::clone(projection), Arc::new(Status::new()), log, Duration::from_secs(2), redaction, watches)
-    }
+    use super::{
+        super::states::{command_id, reads, state},
+        *,
+    };
 
     async fn having(reads: &Reads, position: u64, event: u64) -> Result<u64, ReadError> {
         let token = PositionToken::new(Position(position), command_id(event));

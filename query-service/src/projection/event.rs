@@ -69,6 +69,17 @@ pub(crate) struct Change<'a> {
     pub(crate) set: Option<(Json<'a>, Authorship<'a>)>,
 }
 
+/// About what a change copies of the state's tree, in bytes.
+const COPIED_BYTES: u64 = 2 * 1024;
+
+impl Change<'_> {
+    /// About what it costs to keep the state before it beside the one behind it, in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        let value = self.set.as_ref().map_or(0, |(value, _)| value.json().len());
+        COPIED_BYTES + (self.name.len() + value) as u64
+    }
+}
+
 /// Who made a change, and why.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Authorship<'a> {

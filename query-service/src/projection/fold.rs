@@ -122,10 +122,16 @@ impl Fold {
     }
 
     fn change(&mut self, event: &Understood<'_>, change: &Change<'_>) {
+        self.state.written += change.bytes();
         let Some((value, author)) = &change.set else {
+            let before = self.state.len();
             self.state.entries.remove(change.name);
+            if self.state.len() != before {
+                self.state.changed = Some((event.position, event.recorded_at));
+            }
             return;
         };
+        self.state.changed = Some((event.position, event.recorded_at));
         let parts = Parts {
             name: change.name,
             value: *value,

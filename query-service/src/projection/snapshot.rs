@@ -22,6 +22,10 @@ pub(crate) struct Snapshot {
     pub(super) position: Position,
     /// When its last event was recorded.
     pub(super) recorded_at: Option<Moment>,
+    /// The last event that changed an entry: it stands still where `position` moves on. `None`: nothing was ever changed.
+    pub(super) changed: Option<(Position, Moment)>,
+    /// What was changed so far, in bytes: the difference of two snapshots is about what the older one costs beside the newer.
+    pub(super) written: u64,
     /// Of the events that end at `position`; at most [`RECENT_EVENTS`].
     pub(super) recent: Vector<Fingerprint>,
 }
@@ -51,6 +55,16 @@ impl Snapshot {
 
     pub(crate) fn recorded_at(&self) -> Option<Moment> {
         self.recorded_at
+    }
+
+    /// Which event changed it last, and when that was recorded. Two snapshots of one log that say the same here hold the same.
+    pub(crate) fn changed(&self) -> Option<(Position, Moment)> {
+        self.changed
+    }
+
+    /// Bytes of all changes that it was folded from.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
     }
 
     pub(crate) fn len(&self) -> usize {
