@@ -92,7 +92,8 @@ fn is_known(known: &Tags, entry: Option<&Entry>) -> bool {
     }
 }
 
-fn heeded(answer: Result<Response, Problem>, wait: Wait) -> Response {
+/// Says that the client's preference was heeded.
+pub(super) fn heeded(answer: Result<Response, Problem>, wait: Wait) -> Response {
     let applied = [(PREFERENCE_APPLIED, wait.applied())];
     match answer {
         Ok(answer) => (applied, answer).into_response(),

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! asked ─► selection (which entries; their tag) ─► writer (piece by piece)
-//!              └► page_token (where the next page begins, in the same state)
+//!  └► poll     └► page_token (where the next page begins, in the same state)
 //! ```
 
 mod asked;
 mod page_token;
+mod poll;
 mod selection;
 mod writer;
 
@@ -22,6 +23,7 @@ use shared::{
     http::{
         CONFIG_POSITION,
         conditional::{self, Tags},
+        prefer::Wait,
         problem::Problem,
     },
     name::ConfigName,
@@ -37,6 +39,7 @@ use self::{
 use super::{
     Reads,
     error::ReadError,
+    get::heeded,
     list_at::{self, PAGE_BYTES, PAGE_ENTRIES},
     place::bounded,
     reads::View,
@@ -69,11 +72,34 @@ pub(super) async fn handle(State(reads): State<Arc<Reads>>, uri: Uri, headers: H
         Question::Now(asked) => asked,
         Question::Past(parameters) => return list_at::handle(&reads, &uri, &headers, &parameters).await,
     };
-    let known = known_versions(&headers)?;
+    let (known, wait) = (known_versions(&headers)?, Wait::of(&headers)?);
     let view = reads.view(&headers, &asked.freshness).await?;
-    match find(&reads, &view, &asked).await {
+    // Only who says what he has can be told that it changed; and the state of a further page never does.
+    let wait = known.as_ref().zip(wait).filter(|_| !matches!(asked.begin, Begin::Page(_)));
+    let (view, listed) = match wait {
+        Some((known, wait)) => poll::until_changed(&reads, &asked, known, wait, view).await?,
+        None => {
+            let listed = find(&reads, &view, &asked).await;
+            (view, listed)
+        }
+    };
+    let answer = match listed {
         Ok(listed) => answer(&reads, &view, &asked, known.as_ref(), uri.path(), listed),
         Err(error) => view.stamp(Err(error)),
+    };
+    match wait {
+        Some((_, wait)) => Ok(heeded(answer, wait)),
+        None => answer,
+    }
+}
+
+impl Listed {
+    /// Whether the client has it.
+    fn is_known(&self, known: &Tags) -> bool {
+        match known {
+            Tags::Any => true,
+            Tags::Versions(tags) => tags.contains(&self.tag),
+        }
     }
 }
 
@@ -118,14 +144,11 @@ fn answer(
     path: &str,
     listed: Listed,
 ) -> Result<Response, Problem> {
+    let is_known = known.is_some_and(|known| listed.is_known(known));
     let Listed { of, tag, next, content } = listed;
     if let (Some(_), Content::Entries(selection, _)) = (&next, &content) {
         reads.pinned.keep(&selection.snapshot);
     }
-    let is_known = known.is_some_and(|known| match known {
-        Tags::Any => true,
-        Tags::Versions(tags) => tags.contains(&tag),
-    });
     let told = if is_known { Ok(StatusCode::NOT_MODIFIED.into_response()) } else { write(reads, content) };
     let mut response = view.stamp(told)?;
     if let Some(last) = next {

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use end_to_end::{CommandService, Database, QueryService};
+use end_to_end::{CommandService, Database, QueryService, until};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -113,6 +113,44 @@ async fn a_list_has_a_tag_that_changes_only_when_something_in_it_does() {
         assert_eq!(changed.status, 200, "{path}");
         assert_ne!(changed.header("etag"), tag);
     }
+}
+
+#[tokio::test]
+async fn a_list_can_be_waited_for_until_something_in_it_changes() {
+    let database = Database::new().await;
+    let (command, query) = (CommandService::start(&database).await, QueryService::start(&database).await);
+    command.client.put("team/b", 1).await;
+    let mut written = command.client.put("other", 1).await;
+    let client = &query.client;
+    for path in
+        ["/v1/config?prefix=team/", "/v1/config?prefix=team/&limit=1&fields=name", "/v1/config?prefix=team/&count=true"]
+    {
+        let first = get(client, path, &[("config-min-position", written.header("config-position"))]).await;
+        let tag = first.header("etag").to_owned();
+        let headers = [("if-none-match", tag.as_str()), ("prefer", "wait=60")];
+        let (changed, last) = tokio::join!(get(client, path, &headers), async {
+            until("it waits", async || (client.get("/v1/projection").await.json()["watchers"] == 1).then_some(()))
+                .await;
+            command.client.put("other", json!(path)).await;
+            if path.contains("limit") {
+                // Behind the page's end.
+                command.client.put("team/c", json!(path)).await;
+            }
+            command.client.put("team/b", json!(path)).await
+        });
+        assert_eq!((changed.status.as_u16(), changed.header("preference-applied")), (200, "wait=60"), "{path}");
+        assert_ne!(changed.header("etag"), tag);
+        assert!(position(&changed) >= position(&last), "{changed:?} before {last:?}");
+        let at_once = get(client, path, &headers).await;
+        assert_eq!((at_once.status.as_u16(), at_once.header("etag")), (200, changed.header("etag")), "{path}");
+        written = last;
+    }
+    let path = "/v1/config?prefix=none/";
+    let empty = client.get(path).await;
+    let in_vain = get(client, path, &[("if-none-match", empty.header("etag")), ("prefer", "wait=1")]).await;
+    assert_eq!((in_vain.short(), in_vain.header("preference-applied")), ((304, ""), "wait=1"));
+    let refused = get(client, path, &[("if-none-match", empty.header("etag")), ("prefer", "wait=61")]).await;
+    assert_eq!(refused.status, 400, "{refused:?}");
 }
 
 #[tokio::test]
