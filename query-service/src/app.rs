@@ -24,10 +24,10 @@ use crate::{
 /// Connections for history, past moments and old position tokens. Reads of the present need none.
 const LOG_CONNECTIONS: u32 = 4;
 
-/// Settings of their sessions: look-ups by index whatever the statistics say. A plan that was made while the log was empty lives
-/// as long as its session.
+/// Settings of every session: look-ups by index whatever the statistics say, for there may be none yet, or those of an empty log.
 const BY_INDEX: [(&str, &str); 4] =
     [("enable_seqscan", "off"), ("enable_bitmapscan", "off"), ("enable_sort", "off"), ("jit", "off")];
+
 /// Connections for what watchers missed that is older than what the process remembers.
 const MISSED_CONNECTIONS: u32 = 4;
 
@@ -58,10 +58,11 @@ impl App {
     /// # Errors
     /// When a setting is out of its bounds.
     #[expect(clippy::unused_async, reason = "must be called on a runtime, where its tail starts")]
-    pub async fn build(config: Config) -> Result<Self, BuildError> {
+    pub async fn build(mut config: Config) -> Result<Self, BuildError> {
         if !POLL_INTERVALS.contains(&config.poll_interval) {
             return Err(BuildError::PollInterval(config.poll_interval));
         }
+        config.database = config.database.options(BY_INDEX);
         let (projection, status) = (Arc::new(Published::nothing_yet()), Arc::new(Status::new()));
         let health_pool = database::pool(config.database.clone(), HEALTH_CONNECTIONS);
         let health = health(&config, &health_pool, &projection, &status);
@@ -75,9 +76,8 @@ impl App {
         let tail = Tail::new(options, Arc::clone(&projection), Arc::clone(&hub), Arc::clone(&status));
         let mut tasks = CriticalTasks::default();
         tasks.spawn("tail", |stop| tail.run(stop));
-        let by_index = config.database.options(BY_INDEX);
-        let log = database::pool(by_index.clone(), LOG_CONNECTIONS);
-        let missed = database::pool(by_index.clone(), MISSED_CONNECTIONS);
+        let log = database::pool(config.database.clone(), LOG_CONNECTIONS);
+        let missed = database::pool(config.database.clone(), MISSED_CONNECTIONS);
         let watches = Watches {
             hub: Arc::clone(&hub),
             log: LogReader::new(missed.clone()),
@@ -87,7 +87,7 @@ impl App {
             Arc::clone(&projection),
             status,
             log.clone(),
-            by_index,
+            config.database,
             config.min_position_wait,
             config.redaction,
             watches,

@@ -15,7 +15,7 @@ use shared::{
     name::ConfigName,
     position::Position,
 };
-use sqlx::{Row, postgres::PgRow};
+use sqlx::{PgConnection, Row, postgres::PgRow};
 use tokio::time::timeout;
 
 use super::{
@@ -40,9 +40,12 @@ pub(super) async fn handle(
     let parameters = Parameters::of(&uri, &[MIN_POSITION])?;
     let known = value::known_versions(&headers)?;
     let view = reads.view(&headers, &parameters).await?;
-    let row = timeout(LOG_LIMIT, read(&reads, &name, version)).await;
-    let row = row.unwrap_or(Err(ReadError::LogOutOfReach(None)));
-    view.stamp(row.and_then(|row| answer(row.as_ref(), &name, version, &headers, known.as_ref())))
+    let row = async { read(&mut *reads.log().await?, &name, version).await };
+    let row = timeout(LOG_LIMIT, row).await.unwrap_or(Err(ReadError::LogOutOfReach(None)));
+    view.stamp(row.and_then(|row| {
+        let row = row.as_ref().ok_or(ReadError::NoSuchVersion)?;
+        tell(row, &name, &headers, known.as_ref(), KEEP)?.ok_or(ReadError::NoSuchVersion)
+    }))
 }
 
 /// A version: from 1 on, as far as the log can count.
@@ -55,39 +58,39 @@ fn number(text: &str) -> Result<i64, Problem> {
     })
 }
 
-async fn read(reads: &Reads, name: &str, version: i64) -> Result<Option<PgRow>, ReadError> {
-    let mut log = reads.log().await?;
+/// The event of a version, if there is one.
+pub(super) async fn read(log: &mut PgConnection, name: &str, version: i64) -> Result<Option<PgRow>, ReadError> {
     let row = sqlx::query(
-        "select event_type, event_version, payload::text, metadata::text, recorded_at, position
+        "select event_type, event_version, payload::text, metadata::text, recorded_at, position, sequence
            from events
           where aggregate_type = $1 and aggregate_id = $2 and sequence = $3",
     );
-    Ok(row.bind(AGGREGATE_TYPE).bind(name).bind(version).fetch_optional(&mut *log).await?)
+    Ok(row.bind(AGGREGATE_TYPE).bind(name).bind(version).fetch_optional(log).await?)
 }
 
-fn answer(
-    row: Option<&PgRow>,
+/// The value that it gave, since when; `None` for a deletion.
+pub(super) fn tell(
+    row: &PgRow,
     name: &ConfigName,
-    version: i64,
     headers: &HeaderMap,
     known: Option<&Tags>,
-) -> Result<Response, ReadError> {
-    let row = row.ok_or(ReadError::NoSuchVersion)?;
+    cache: HeaderValue,
+) -> Result<Option<Response>, ReadError> {
     let event = ConfigValueEvent::from_stored(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)?;
-    let value = event.value().ok_or(ReadError::NoSuchVersion)?;
+    let Some(value) = event.value() else { return Ok(None) };
     let author = Authorship::of(row.try_get(3)?);
     let told = Told {
         name,
         value: value.borrowed(),
-        version: u64::try_from(version).unwrap_or(0),
+        version: u64::try_from(row.try_get::<i64, _>(6)?).unwrap_or(0),
         position: Position::from_column(row.try_get(5)?),
         recorded_at: Moment(row.try_get::<DateTime<Utc>, _>(4)?),
         actor: &author.actor,
         reason: author.reason.as_deref(),
     };
-    let mut response = value::tell(&told, headers, known, KEEP);
+    let mut response = value::tell(&told, headers, known, cache);
     stamp_memento(response.headers_mut(), told.recorded_at);
-    Ok(response)
+    Ok(Some(response))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What the past costs: look-ups by index whatever the statistics say, and as many pages of a long log as of a short one.
 
-use end_to_end::Database;
+use end_to_end::{Database, QueryService, until};
 use sqlx::{Connection, PgConnection};
 
 /// In this transaction, on the log and its indexes: scans of tables, pages fetched.
@@ -84,4 +84,57 @@ async fn check(session: &mut PgConnection, (statement, most_pages): Measured, ev
     assert!(found > 0, "{statement} found nothing");
     assert_eq!(table_scans, 0, "{statement} at {events} events reads the table");
     assert!(pages <= most_pages, "{statement} at {events} events fetches {pages} pages, and {most_pages} are right");
+}
+
+/// Each question about the past, at places of a log of 20,000 events.
+const QUESTIONS: [&str; 10] = [
+    "/v1/config/hot/history?limit=10",
+    "/v1/config/hot/history?limit=10&order=asc&after=4999",
+    "/v1/config/hot/versions/5001",
+    "/v1/config/hot/at/2024-01-15T13:00:04Z",
+    "/v1/config?at=10001&limit=10",
+    "/v1/config?at=2024-01-15T13:00:04Z&limit=10",
+    "/v1/diff?from=9000&to=10001&limit=10",
+    "/v1/diff?from=19000&limit=10",
+    "/v1/events?from=10001&limit=10",
+    "/v1/events?limit=10",
+];
+
+/// A statement is planned anew a few times, and then as it was planned once.
+const TIMES: usize = 7;
+
+/// Rows that were read without an index; null as long as the service has a session, which has not told all it did.
+const READS: &str = "
+select case when not exists (select from pg_stat_activity
+                              where datname = current_database() and application_name = 'tests query')
+            then seq_tup_read end
+  from pg_stat_user_tables where relname = 'events'";
+
+/// The service was started on an empty log, and has planned all its statements by then.
+#[tokio::test]
+async fn a_service_from_when_the_log_was_empty_asks_a_long_one_by_index() {
+    let database = Database::new().await;
+    let query = QueryService::start(&database).await;
+    for question in QUESTIONS.repeat(TIMES) {
+        // Not all of it is there yet.
+        let path = question.replace("10001", "0").replace("9000", "0").replace("from=10", "from=0");
+        let answer = query.client.get(&path).await;
+        assert!(answer.status.is_success() || answer.status == 404, "{path}: {answer:?}");
+    }
+    let mut session = database.connect().await;
+    fill(&mut session, 1, 20_000).await;
+    for question in QUESTIONS.repeat(3) {
+        let answer = query
+            .client
+            .get(&format!("{question}{}min_position=20000", if question.contains('?') { '&' } else { '?' }))
+            .await;
+        assert_eq!(answer.status, 200, "{question}: {answer:?}");
+        assert!(!["", "[]"].contains(&answer.body.as_str()), "{question}: {answer:?}");
+    }
+    query.stop().await.expect("it stops");
+    let read = until("what the service did is counted", async || {
+        sqlx::query_scalar::<_, Option<i64>>(READS).fetch_one(&mut session).await.expect("the table's counters")
+    })
+    .await;
+    assert_eq!(read, 0, "rows were read without an index");
 }
