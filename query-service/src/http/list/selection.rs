@@ -11,7 +11,7 @@ use tokio::task::yield_now;
 
 use crate::projection::{Entry, Snapshot};
 
-/// Entries that are looked at before other tasks of the thread get their turn; 0.1 to 0.5 ms.
+/// Entries that are looked at before other tasks of the thread get their turn.
 const SLICE: usize = 2_048;
 
 /// Entries of one state, in the order of their names.
@@ -56,7 +56,7 @@ impl Selection {
         self.snapshot.list(&self.prefix, after.filter(|after| *after >= self.prefix.as_str()))
     }
 
-    /// Looks at all of it. A million names take 0.1 to 0.3 s, in slices; the whole state is known by heart.
+    /// Looks at all of it, in slices; the whole state is known by heart.
     pub(super) async fn scan(&self) -> Scanned {
         if self.prefix.is_empty() && self.after.is_none() && self.limit.is_none() {
             return Scanned { tag: whole(&self.snapshot), entries: self.snapshot.len(), next: None };
