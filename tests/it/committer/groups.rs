@@ -23,6 +23,7 @@ async fn what_waits_is_appended_as_one_and_a_unit_over_the_queues_limit_is_refus
     let mut queued = pin!(join_all(["a", "b"].map(|name| committer.append(set(name, 0)))));
     assert!(queued.as_mut().now_or_never().is_none());
     assert_eq!(committer.append(set("c", 0)).now_or_never().map(place), Some(Err("overloaded")));
+    assert_eq!(committer.page().value("config_append_queue_full_total", &[]), 1.0);
 
     log.release().await;
     assert_eq!(place(first.await), Ok(1));
@@ -128,7 +129,7 @@ async fn an_unconditional_write_that_met_another_is_decided_again() {
 async fn what_is_queued_when_it_is_told_to_stop_is_written_and_answered_first() {
     let database = Database::new().await;
     let options = CommitterOptions { group_units: 2, ..CommitterOptions::default() };
-    let Running { handle, stop, mut task } = Running::on(&database.url, options);
+    let Running { handle, stop, mut task, .. } = Running::on(&database.url, options);
     let append = |name, seen| handle.append(set(name, seen), Instant::now() + PATIENCE);
     let mut log = HeldLog::take(&database).await;
     let mut first = pin!(append("first", 0));
