@@ -83,6 +83,10 @@ impl Follower {
 
     async fn follow(&mut self, link: &mut Link, outages: &mut Outages) -> Result<Infallible, LinkError> {
         let mut said_subscribed = false;
+        // Whatever was written while there was no connection.
+        if let Some(live) = &mut self.live {
+            live.begin_to_catch_up();
+        }
         loop {
             link.forget_hints();
             let next = self.round(link).await?;
@@ -146,6 +150,10 @@ impl Follower {
         let Some(live) = &mut self.live else { return Ok(Next::Wait) };
         let end = page::read(link, live, rows).await;
         live.publish();
+        live.end_catching_up();
+        if matches!(end, Ok(PageEnd::Full)) {
+            live.begin_to_catch_up();
+        }
         let (end, position) = (end?, live.position());
         self.status.update(|now| {
             now.head = if matches!(end, PageEnd::Drained) { position } else { now.head.max(position) };
