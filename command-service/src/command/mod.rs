@@ -225,7 +225,7 @@ fn decision(work: &Work, attempt: u32) -> TraceSpan {
             span.set("config.name", name.to_string());
             match to {
                 Past::Version(version) => {
-                    span.set("config.rollback.version", i64::try_from(*version).unwrap_or(i64::MAX))
+                    span.set("config.rollback.version", i64::try_from(*version).unwrap_or(i64::MAX));
                 }
                 Past::At(moment) => span.set("config.rollback.at", moment.to_string()),
             }

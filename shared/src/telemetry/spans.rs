@@ -43,10 +43,10 @@ const DESTINATION: &str = "config.events";
 #[derive(Debug)]
 pub(crate) struct RequestTrace {
     span: tracing::Span,
-    /// The request's span, or the client's where there is none of its own.
+    /// Of the request's span, or of the client's where there is none of its own.
     context: Option<SpanContext>,
-    /// It has a span of its own.
-    traced: bool,
+    /// The span itself, where it is recorded.
+    recorded: Option<Context>,
 }
 
 impl RequestTrace {
@@ -55,7 +55,7 @@ impl RequestTrace {
         let parent = propagation::of_headers(request.headers());
         let wanted = traces().filter(|traces| {
             let sampled = parent.as_ref().is_some_and(SpanContext::is_sampled);
-            sampled || !is_read(request.method()) || traces.wants_read()
+            sampled || (!is_probe(route) && (!is_read(request.method()) || traces.wants_read()))
         });
         match wanted {
             Some(_) => Self::traced(request, id, route, parent),
@@ -69,7 +69,7 @@ impl RequestTrace {
             None => tracing::error_span!("request", request_id = id),
             Some(context) => tracing::error_span!("request", request_id = id, trace_id = %context.trace_id()),
         };
-        Self { span, context, traced: false }
+        Self { span, context, recorded: None }
     }
 
     fn traced(request: &Request, id: &str, route: Option<&MatchedPath>, parent: Option<SpanContext>) -> Self {
@@ -86,13 +86,16 @@ impl RequestTrace {
             // Never fails: the span was not entered yet.
             let _started = span.set_parent(Context::new().with_remote_span_context(parent));
         }
-        for attribute in described(request, method, route) {
-            span.set_attribute(attribute.key, attribute.value);
-        }
         // Starts it: from here on its ids are known.
-        let context = span.context().span().span_context().clone();
+        let started = span.context();
+        let context = started.span().span_context().clone();
         span.record("trace_id", tracing::field::display(context.trace_id()));
-        Self { span, context: Some(context), traced: true }
+        let recorded = Some(started).filter(|_| context.is_sampled());
+        if let Some(started) = &recorded {
+            // All at once: each by itself would look the span up again.
+            started.span().set_attributes(described(request, method, route));
+        }
+        Self { span, context: Some(context), recorded }
     }
 
     /// What the request's lines are told in.
@@ -111,19 +114,23 @@ impl RequestTrace {
         if let Ok(value) = HeaderValue::from_str(&propagation::text(context)) {
             response.headers_mut().insert(TRACERESPONSE, value);
         }
-        if !self.traced || !context.is_sampled() {
-            return;
-        }
-        let status = response.status();
-        self.span.set_attribute("http.response.status_code", i64::from(status.as_u16()));
+        let Some(recorded) = &self.recorded else { return };
+        let (span, status) = (recorded.span(), response.status());
+        span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status.as_u16())));
         if let Some(problem) = problem {
-            self.span.set_attribute("config.problem", problem);
+            span.set_attribute(KeyValue::new("config.problem", problem));
         }
         if status.is_server_error() {
-            self.span.set_attribute("error.type", status.as_str().to_owned());
-            self.span.set_status(Status::error(""));
+            span.set_attribute(KeyValue::new("error.type", status.as_str().to_owned()));
+            span.set_status(Status::error(""));
         }
     }
+}
+
+/// Asked every few seconds, by whoever watches over the process: no trace by itself.
+fn is_probe(route: Option<&MatchedPath>) -> bool {
+    const PROBES: [&str; 5] = ["/v1/health", "/v1/ready", "/v1/live", "/health", "/metrics"];
+    route.is_some_and(|route| PROBES.contains(&route.as_str()))
 }
 
 fn is_read(method: &Method) -> bool {
