@@ -29,7 +29,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<(), BoxError> {
-    let _log = telemetry::init(cli.serve.log.log_format, &cli.serve.log.log_filter)?;
+    let _log = cli.serve.log.begin("command-service")?;
     let runtime = tokio::runtime::Runtime::new()?;
     let shutdown = shutdown::on_signal(runtime.handle())?;
     runtime.block_on(async {

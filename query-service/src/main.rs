@@ -29,7 +29,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), BoxError> {
     let (config, address) = (args.config()?, args.listen.address().map_err(usage)?);
-    let _log = telemetry::init(args.log.log_format, &args.log.log_filter)?;
+    let _log = args.log.begin("query-service")?;
     file_limit::raise();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let shutdown = shutdown::on_signal(runtime.handle())?;

@@ -18,6 +18,7 @@ mod replay;
 mod replicas;
 mod schema;
 mod start;
+mod traces;
 mod values;
 mod watch;
 mod writes;

@@ -315,7 +315,7 @@ mod tests {
                 one_by_one.apply(&event).unwrap();
                 batch.push(&event).unwrap();
                 if rarely == 1 {
-                    for event in std::mem::take(&mut batch).events() {
+                    for event in mem::take(&mut batch).events() {
                         in_batches.take(&event).unwrap();
                     }
                 }

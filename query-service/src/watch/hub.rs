@@ -11,6 +11,7 @@ use bytes::Bytes;
 use shared::{
     metrics::{Metrics, float},
     position::{Position, PositionToken},
+    telemetry::spans,
 };
 use tokio::sync::Notify;
 
@@ -87,9 +88,12 @@ impl Hub {
     /// Hands over what was appended: whole commands, in their order. Readers see them already. `head` is where the log is now.
     pub(crate) fn publish(&self, messages: Vec<Message>, head: PositionToken) {
         let mut evicted = vec![];
-        for message in messages {
+        for mut message in messages {
+            let processing = message.take_trace();
+            let since = spans::now();
             // Locked for each, so that a watcher who comes waits for one message and not for all.
-            self.lock().deliver(&Arc::new(message), &mut evicted);
+            let watchers = self.lock().deliver(&Arc::new(message), &mut evicted);
+            spans::delivered(&processing, since, watchers);
         }
         let mut inner = self.lock();
         inner.head = inner.head.map(|_| head);
@@ -183,21 +187,28 @@ impl Inner {
         self.head.ok_or(Refused::NotReady)
     }
 
-    fn deliver(&mut self, message: &Arc<Message>, evicted: &mut Vec<Arc<Message>>) {
-        let Some(head) = self.head else { return };
+    /// Hands a message to whoever takes it; how many those are.
+    fn deliver(&mut self, message: &Arc<Message>, evicted: &mut Vec<Arc<Message>>) -> usize {
+        let Some(head) = self.head else { return 0 };
+        let mut watchers = 0;
         let mut frames: HashMap<Vec<usize>, Bytes> = HashMap::new();
         for (group, taken) in self.watchers.taken(message.names()) {
             // Groups that take the same changes share a frame.
             let frame = frames.entry(taken).or_insert_with_key(|taken| message.with(taken));
             for feed in self.watchers.members(group) {
                 feed.push(frame, head.position, message);
+                watchers += 1;
             }
         }
         for group in self.waiting.taken(message.names()).into_keys() {
-            self.waiting.members(group).for_each(|waiting| waiting.notify_one());
+            for waiting in self.waiting.members(group) {
+                waiting.notify_one();
+                watchers += 1;
+            }
         }
         self.ring.push(Arc::clone(message), evicted);
         self.head = Some(message.token());
+        watchers
     }
 
     fn end_all(&self, reset: Reset) {
