@@ -9,7 +9,7 @@ use std::{
 use opentelemetry_proto::tonic::{
     collector::trace::v1::ExportTraceServiceRequest,
     common::v1::{AnyValue, KeyValue, any_value},
-    trace::v1::{Span as Sent, span::SpanKind, status::StatusCode},
+    trace::v1::{Span as Sent, Status, span::SpanKind, status::StatusCode},
 };
 use prost::Message as _;
 use tokio::{
@@ -231,7 +231,7 @@ fn span(sent: Sent, resource: BTreeMap<String, String>) -> Span {
             SpanKind::Internal => "internal",
             SpanKind::Unspecified => "?",
         },
-        status: match sent.status.as_ref().map(|status| status.code()) {
+        status: match sent.status.as_ref().map(Status::code) {
             None | Some(StatusCode::Unset) => "unset",
             Some(StatusCode::Ok) => "ok",
             Some(StatusCode::Error) => "error",

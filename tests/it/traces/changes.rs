@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use end_to_end::{Collector, Database, HeldLog};
+use end_to_end::{Collector, Database, HeldLog, otlp::Span};
 use futures_util::future::join_all;
 use reqwest::Method;
 
@@ -60,7 +60,7 @@ async fn one_trace_holds_a_put_its_decision_its_append_and_its_processing_on_eac
         assert_eq!((process.attribute("config.name"), process.attribute("config.position")), ("a/b", "1"));
         assert_eq!(process.events.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["visible"]);
     }
-    let processes: BTreeSet<_> = [&server, &process[0], &process[1]].map(|span| span.instance()).into();
+    let processes: BTreeSet<_> = [&server, &process[0], &process[1]].map(Span::instance).into();
     assert_eq!(processes.len(), 3, "three processes: {processes:?}");
     assert_eq!((server.service(), process[0].service()), ("command-service", "query-service"));
 
@@ -103,41 +103,39 @@ async fn a_batch_is_one_decision_one_append_and_one_processing_with_all_its_name
 async fn writes_in_one_statement_are_all_found_from_it_and_it_from_all() {
     let (database, collector) = (Database::new().await, Collector::start().await);
     let service = traced("command-service", &database, &collector).await;
-    let log = HeldLog::take(&database).await;
-    let first = service.client.put("first", "1");
-    let others = async {
-        let mut log = log;
+    let mut log = HeldLog::take(&database).await;
+    let traces: Vec<_> = (1..=5).map(|n| format!("{n:032x}")).collect();
+    let released = async {
         log.until_waiting(1).await;
-        let names: Vec<_> = (0..5).map(|n| format!("n{n}")).collect();
-        let writing = join_all(names.iter().map(|name| service.client.put(name, "1")));
+        let write = async |trace: &String| {
+            let parent = format!("00-{trace}-{CLIENTS_SPAN}-01");
+            service.client.put_with(&trace[30..], r#"{"value":1}"#, &[("traceparent", &parent)]).await
+        };
         let release = async {
-            // They have decided and wait for the statement under way.
-            for name in &names {
-                let line = format!("PUT /config/{name} - Setting value");
-                end_to_end::until("it is under way", async || {
-                    service.log().iter().any(|told| told.contains(&line)).then_some(())
-                })
-                .await;
+            // They have decided, and wait for the statement under way.
+            for trace in &traces {
+                collector.one(trace, "decide ConfigValue").await;
             }
             log.release().await;
         };
-        tokio::join!(writing, release).0
+        tokio::join!(join_all(traces.iter().map(write)), release).0
     };
-    let (_, others) = tokio::join!(first, others);
+    let (_, written) = tokio::join!(service.client.put("first", "1"), released);
+    assert!(written.iter().all(|written| written.status == 200), "{written:?}");
+
     let mut appends = vec![];
-    for written in &others {
-        appends.push(collector.one(&trace_of(written), "append config.events").await);
+    for trace in &traces {
+        appends.push(collector.one(trace, "append config.events").await);
     }
-    for append in &appends {
-        let statement = collector
-            .find("the statement of this append", |span| {
-                span.name == "INSERT events" && span.links.contains(&append.place())
-            })
-            .await;
-        assert_eq!(statement.attribute("config.units.linked"), statement.links.len().to_string());
-        assert_eq!(statement.attribute("config.units"), statement.attribute("config.units.linked"));
-        let here = statement.trace == append.trace;
-        assert!(here || append.links == [statement.place()], "there is a way back: {append:#?} {statement:#?}");
+    let with_all = |span: &Span| span.name == "INSERT events" && span.attribute("config.units") == "5";
+    let statement = collector.find("one statement for the five", with_all).await;
+    assert_eq!(statement.attribute("config.units.linked"), "5");
+    let linked: BTreeSet<_> = statement.links.iter().cloned().collect();
+    assert_eq!(linked, appends.iter().map(Span::place).collect());
+    let (own, others): (Vec<_>, Vec<_>) = appends.iter().partition(|append| append.trace == statement.trace);
+    assert_eq!((own.len(), &own[0].id, own[0].links.len()), (1, &statement.parent, 0), "it is in one of the traces");
+    for append in others {
+        assert_eq!(append.links, [statement.place()], "there is a way back: {append:#?}");
     }
 }
 

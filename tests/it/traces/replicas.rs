@@ -1,6 +1,6 @@
 //! What a reader finds of replicas: live, behind, and replaying; and of those who watch.
 
-use end_to_end::{Collector, Database, Proxy, process::Process, until};
+use end_to_end::{Collector, Database, Proxy, otlp::Span, process::Process, until};
 
 use super::{trace_of, traced};
 
@@ -69,7 +69,7 @@ async fn a_replica_that_was_cut_off_catches_up_in_one_span_that_links_to_what_it
     proxy.up();
     let caught_up = collector.find("it caught up", |span| span.name == "process config.events").await;
     assert_eq!((caught_up.kind, caught_up.parent.as_str()), ("consumer", ""), "{caught_up:#?}");
-    assert_eq!(caught_up.links, missed.iter().map(|append| append.place()).collect::<Vec<_>>());
+    assert_eq!(caught_up.links, missed.iter().map(Span::place).collect::<Vec<_>>());
     assert_eq!(caught_up.attribute("messaging.batch.message_count"), "5");
     assert!(missed.iter().all(|append| append.trace != caught_up.trace), "a trace of its own");
     let live = command.client.put("live", "1").await;

@@ -127,6 +127,8 @@ async fn a_watch_has_a_span_until_its_answer_begins_and_not_for_hours() {
     let trace = watcher.headers["traceresponse"].to_str().unwrap()[3..35].to_owned();
     let span = collector.one(&trace, "GET /v1/watch").await;
     assert_eq!(span.attribute("http.response.status_code"), "200");
+    let probes: Vec<_> = collector.spans().into_iter().filter(|span| span.name == "GET /v1/ready").collect();
+    assert!(probes.is_empty(), "it was asked before whether it is ready, and nobody wants to know that: {probes:#?}");
     drop(watcher);
 }
 
