@@ -344,6 +344,24 @@ mod tests {
     }
 
     #[test]
+    fn a_change_is_encoded_once_for_all_who_take_the_same_of_it() {
+        let hub = Arc::new(Hub::new(10, 1_000_000));
+        hub.begin(token(10));
+        let prefixes = ["", "", "x", "x", "x/", "y"];
+        let watchers = prefixes.map(|prefix| watch(&hub, prefix));
+        set(&hub, 11, &["x/1", "y"]);
+        let frames = watchers.each_ref().map(|watcher| match watcher.next().now_or_never() {
+            Some(Next::Frame(frame)) => frame,
+            other => panic!("{other:?}"),
+        });
+        let shared = |one: usize, other: usize| frames[one].as_ptr() == frames[other].as_ptr();
+        assert!(shared(0, 1), "the whole of it");
+        assert!(shared(2, 3), "a part of it, for one filter");
+        assert!(shared(2, 4), "the same part, for another");
+        assert!(!shared(0, 2) && !shared(2, 5));
+    }
+
+    #[test]
     fn reads_on_from_the_ring_wherever_it_comes_back() {
         let hub = hub(1_000_000);
         for position in 11..=20 {
