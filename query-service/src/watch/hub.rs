@@ -343,6 +343,18 @@ mod tests {
         assert_eq!(a.bookmark(), None, "something waits");
     }
 
+    /// Readers have a change before watchers do, so a client may come with a position that is still to be handed over.
+    #[test]
+    fn who_has_a_change_already_is_not_told_it_when_it_is_handed_over() {
+        let hub = hub(1_000_000);
+        let (watcher, _) = hub.watch(Filter::new(vec![], None)).unwrap();
+        watcher.start_from(Position(11));
+        assert!(positions(&watcher).is_empty());
+        set(&hub, 11, &["a"]);
+        set(&hub, 12, &["a"]);
+        assert_eq!(positions(&watcher), [12]);
+    }
+
     #[test]
     fn a_change_is_encoded_once_for_all_who_take_the_same_of_it() {
         let hub = Arc::new(Hub::new(10, 1_000_000));

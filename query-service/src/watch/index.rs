@@ -177,7 +177,7 @@ mod tests {
         assert!(index.by_name.is_empty() && index.by_prefix.is_empty());
     }
 
-    /// Names and prefixes of others must not be looked at: a thousand times as many would take a thousand times as long.
+    /// Names and prefixes of others must not be looked at: a hundred times as many would take a hundred times as long.
     #[test]
     fn looking_a_name_up_costs_the_same_however_many_others_are_watched() {
         let quickest = |watched: usize| {
@@ -189,14 +189,14 @@ mod tests {
             index.insert(Filter::new(vec![], Some("mine/")), ());
             let look = || {
                 let began = Instant::now();
-                let taken: usize = (0..100).map(|_| index.taken(["mine/1"].into_iter()).len()).sum();
-                assert_eq!(taken, 100);
+                let taken: usize = (0..20).map(|_| index.taken(["mine/1"].into_iter()).len()).sum();
+                assert_eq!(taken, 20);
                 began.elapsed()
             };
-            (0..50).map(|_| look()).min().expect("several looks")
+            (0..20).map(|_| look()).min().expect("several looks")
         };
-        let (few, many) = (quickest(30), quickest(30_000));
-        assert!(many < few * 50, "{few:?} beside 30, {many:?} beside 30,000");
+        let (few, many) = (quickest(30), quickest(3_000));
+        assert!(many < few * 10, "{few:?} beside 30, {many:?} beside 3,000");
     }
 
     proptest! {
