@@ -391,6 +391,36 @@ mod tests {
         assert_eq!(a.bookmark(), None, "something waits");
     }
 
+    /// Readers have a change before watchers do, so a client may come with a position that is still to be handed over.
+    #[test]
+    fn who_has_a_change_already_is_not_told_it_when_it_is_handed_over() {
+        let hub = hub(1_000_000);
+        let (watcher, _) = hub.watch(Filter::new(vec![], None)).unwrap();
+        watcher.start_from(Position(11));
+        assert!(positions(&watcher).is_empty());
+        set(&hub, 11, &["a"]);
+        set(&hub, 12, &["a"]);
+        assert_eq!(positions(&watcher), [12]);
+    }
+
+    #[test]
+    fn a_change_is_encoded_once_for_all_who_take_the_same_of_it() {
+        let hub = Arc::new(Hub::new(10, 1_000_000));
+        hub.begin(token(10));
+        let prefixes = ["", "", "x", "x", "x/", "y"];
+        let watchers = prefixes.map(|prefix| watch(&hub, prefix));
+        set(&hub, 11, &["x/1", "y"]);
+        let frames = watchers.each_ref().map(|watcher| match watcher.next().now_or_never() {
+            Some(Next::Frame(frame)) => frame,
+            other => panic!("{other:?}"),
+        });
+        let shared = |one: usize, other: usize| frames[one].as_ptr() == frames[other].as_ptr();
+        assert!(shared(0, 1), "the whole of it");
+        assert!(shared(2, 3), "a part of it, for one filter");
+        assert!(shared(2, 4), "the same part, for another");
+        assert!(!shared(0, 2) && !shared(2, 5));
+    }
+
     #[test]
     fn reads_on_from_the_ring_wherever_it_comes_back() {
         let hub = hub(1_000_000);
