@@ -234,7 +234,13 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (routes, stop) = (Router::new().route("/", get(async || "here")), CancellationToken::new());
-        let server = TaskTracker::new().spawn(run(listener, routes, stop.clone(), Duration::from_secs(20)));
+        let server = TaskTracker::new().spawn(run(
+            listener,
+            routes,
+            &HttpMetrics::new(&Metrics::of("query-service")),
+            stop.clone(),
+            Duration::from_secs(20),
+        ));
         let began = Instant::now();
         client.write_all(request).await.unwrap();
         let mut answer = vec![];
