@@ -237,7 +237,7 @@ mod tests {
         let server = TaskTracker::new().spawn(run(
             listener,
             routes,
-            &HttpMetrics::new(&Metrics::of("query-service")),
+            Metrics::of("query-service").http(),
             stop.clone(),
             Duration::from_secs(20),
         ));
