@@ -8,6 +8,7 @@ mod conditional;
 mod contract;
 mod crash;
 mod docs;
+mod gateway;
 mod log_order;
 mod past;
 mod process;

@@ -4,6 +4,7 @@
 pub mod client;
 pub mod cluster;
 pub mod database;
+pub mod gateway;
 pub mod held;
 pub mod log;
 pub mod process;
@@ -14,6 +15,7 @@ pub mod watcher;
 
 pub use client::{Answer, Client};
 pub use database::Database;
+pub use gateway::Gateway;
 pub use held::HeldLog;
 pub use log::LogLines;
 pub use proxy::Proxy;
