@@ -7,6 +7,7 @@ use shared::{
     clock::Clock,
     database,
     ids::Ids,
+    metrics::Metrics,
     position::Applied,
     redaction::Redaction,
     settings::{DEFAULT_KEY_LIFETIME, LimitArgs, ListenArgs, LogArgs, SourceArgs, StartArgs, UsageError, usage},
@@ -89,6 +90,8 @@ pub struct Config {
     pub clock: Clock,
     /// Identities.
     pub ids: Ids,
+    /// Where it registers what it tells of itself; of one service of its kind.
+    pub metrics: Metrics,
 }
 
 impl Config {
@@ -120,6 +123,7 @@ impl Config {
             visible_in: None,
             clock: Clock::system(),
             ids: Ids::time_ordered(),
+            metrics: Metrics::of("command-service"),
         }
     }
 }

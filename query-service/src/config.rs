@@ -6,6 +6,7 @@ use clap::{Parser, builder::BoolishValueParser};
 use shared::{
     clock::Clock,
     database,
+    metrics::Metrics,
     redaction::Redaction,
     settings::{ListenArgs, LogArgs, SourceArgs, UsageError, usage},
 };
@@ -112,6 +113,8 @@ pub struct Config {
     pub redaction: Redaction,
     /// The time.
     pub clock: Clock,
+    /// Where it registers what it tells of itself; of one service of its kind.
+    pub metrics: Metrics,
 }
 
 impl Config {
@@ -126,6 +129,7 @@ impl Config {
             watching: Watching::default(),
             redaction: Redaction::by_default(),
             clock: Clock::system(),
+            metrics: Metrics::of("query-service"),
         }
     }
 }
