@@ -8,6 +8,7 @@ use shared::{
     database,
     http::healthcheck::HealthcheckArgs,
     ids::Ids,
+    metrics::Metrics,
     position::Applied,
     redaction::Redaction,
     settings::{
@@ -108,6 +109,8 @@ pub struct Config {
     pub clock: Clock,
     /// Identities.
     pub ids: Ids,
+    /// Where it registers what it tells of itself; of one service of its kind.
+    pub metrics: Metrics,
 }
 
 impl Config {
@@ -139,6 +142,7 @@ impl Config {
             visible_in: None,
             clock: Clock::system(),
             ids: Ids::time_ordered(),
+            metrics: Metrics::of("command-service"),
         }
     }
 }

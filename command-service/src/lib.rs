@@ -17,6 +17,7 @@ pub mod update_worker;
 
 pub mod app;
 pub mod config;
+pub mod metrics;
 
 pub use app::App;
 pub use config::Config;

@@ -15,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
-    http::{self, Reads, Watches},
+    http::{self, Head, Reads, Watches},
+    metrics::{TailMetrics, WatchMetrics},
     projection::Published,
-    tail::{Options, ProjectionCheck, Status, Tail},
+    tail::{self, Options, ProjectionCheck, Status, Tail},
     watch::{Hub, LogReader},
 };
 
@@ -71,13 +72,20 @@ impl App {
             poll_interval: config.poll_interval,
             listen_for_hints: config.listen_for_hints,
             clock: config.clock,
+            metrics: TailMetrics::new(&config.metrics, config.clock),
         };
-        let hub = Arc::new(Hub::new(config.watching.watchers, config.watching.ring_bytes));
+        let watch_metrics = WatchMetrics::new(&config.metrics, config.clock);
+        let hub = Arc::new(Hub::new(config.watching.watchers, config.watching.ring_bytes, watch_metrics));
         let tail = Tail::new(options, Arc::clone(&projection), Arc::clone(&hub), Arc::clone(&status));
         let mut tasks = CriticalTasks::default();
         tasks.spawn("tail", |stop| tail.run(stop));
         let log = database::pool(config.database.clone(), LOG_CONNECTIONS);
         let missed = database::pool(config.database.clone(), MISSED_CONNECTIONS);
+        for (name, pool) in [("history", &log), ("watch", &missed), ("query-health", &health_pool)] {
+            config.metrics.event_store().pool(name, pool);
+        }
+        tail::tell(&config.metrics, &projection, &status);
+        hub.tell(&config.metrics);
         let watches = Watches {
             hub: Arc::clone(&hub),
             log: LogReader::new(missed.clone()),
@@ -87,16 +95,18 @@ impl App {
             Arc::clone(&projection),
             status,
             log.clone(),
-            config.database,
+            Head::of(config.database, config.metrics.event_store().connection("head")),
             config.min_position_wait,
             config.redaction,
             watches,
         );
+        reads.tell(&config.metrics);
         tasks.spawn("pinned pages", |stop| release.run(stop));
         let stop = reads.stop();
         let service = Service {
             routes: http::routes(reads),
             health,
+            metrics: config.metrics,
             tasks,
             tracked: vec![],
             pools: vec![health_pool, log, missed],

@@ -7,6 +7,7 @@ use shared::{
     clock::Clock,
     database,
     http::healthcheck::HealthcheckArgs,
+    metrics::Metrics,
     redaction::Redaction,
     settings::{ListenArgs, LogArgs, PasswordArgs, SourceArgs, UsageError, usage},
 };
@@ -129,6 +130,8 @@ pub struct Config {
     pub redaction: Redaction,
     /// The time.
     pub clock: Clock,
+    /// Where it registers what it tells of itself; of one service of its kind.
+    pub metrics: Metrics,
 }
 
 impl Config {
@@ -143,6 +146,7 @@ impl Config {
             watching: Watching::default(),
             redaction: Redaction::by_default(),
             clock: Clock::system(),
+            metrics: Metrics::of("query-service"),
         }
     }
 }

@@ -20,6 +20,7 @@ mod http;
 
 pub mod app;
 pub mod config;
+pub mod metrics;
 
 pub use app::App;
 pub use config::Config;

@@ -4,7 +4,7 @@
 //! name, value ─► event ─► position        what is stored, and where in the log
 //! schema ─► database ─► backoff           where it is stored
 //! settings ─► telemetry, redaction        how a process is set up and what it tells
-//! clock, ids                              what is passed in, so that tests can say what it is
+//! clock, ids, metrics                     what is passed in, so that tests can say what it is
 //! http ─► service ─► tasks, shutdown, file_limit      how it is served and stopped
 //! ```
 
@@ -15,6 +15,7 @@ pub mod event;
 pub mod file_limit;
 pub mod http;
 pub mod ids;
+pub mod metrics;
 pub mod moment;
 pub mod name;
 pub mod position;

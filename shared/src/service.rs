@@ -10,6 +10,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     http::{self, health::Health, server},
+    metrics::Metrics,
     tasks::{CriticalTasks, TaskDied},
 };
 
@@ -37,6 +38,8 @@ pub struct Service {
     pub routes: Router,
     /// What its health is made of.
     pub health: Health,
+    /// What it tells of itself. Two services that are merged share them.
+    pub metrics: Metrics,
     /// What it cannot be without.
     pub tasks: CriticalTasks,
     /// Work that outlives its request, waited for at shutdown.
@@ -71,6 +74,7 @@ impl Service {
         Self {
             routes: self.routes.merge(other.routes),
             health: self.health.merge(other.health),
+            metrics: self.metrics,
             tasks: self.tasks,
             tracked: [self.tracked, other.tracked].concat(),
             pools: [self.pools, other.pools].concat(),
@@ -83,11 +87,12 @@ impl Service {
     /// # Errors
     /// When a task that must not die did; everything else is stopped by then.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), ServeError> {
-        let Self { routes, health, mut tasks, tracked, pools, farewells } = self;
+        let Self { routes, health, metrics, mut tasks, tracked, pools, farewells } = self;
         let address: SocketAddr = listener.local_addr().map_err(ServeError::Socket)?;
         tracing::info!("Listening on http://{address}");
         let stop = shutdown.child_token();
-        let server = server::run(listener, http::complete(routes, health), stop.clone(), SHUTDOWN_LIMIT);
+        let routes = http::complete(routes, health, &metrics);
+        let server = server::run(listener, routes, metrics.http(), stop.clone(), SHUTDOWN_LIMIT);
         let farewell = async {
             stop.cancelled().await;
             farewells.into_iter().for_each(|Farewell(say)| say());

@@ -5,6 +5,7 @@ use std::time::Duration;
 use shared::{
     BoxError, database,
     http::health::Health,
+    metrics::Metrics,
     redaction::Redaction,
     schema,
     service::{ServeError, Service},
@@ -58,8 +59,10 @@ impl App {
         let migrating = database::connect_options(&config.database_url, "config-api migrate").map_err(usage)?;
         schema::migrate_at(&migrating, false, config.database_wait).await?;
         let database = |application| database::connect_options(&config.database_url, application);
+        let metrics = Metrics::of("config-api");
         let query = query_service::App::build(query_service::Config {
             redaction: config.redaction.clone(),
+            metrics: metrics.clone(),
             ..query_service::Config::new(database("config-api query")?)
         })
         .await?;
@@ -68,6 +71,7 @@ impl App {
             max_value_bytes: config.max_value_bytes,
             key_lifetime: config.key_lifetime,
             redaction: config.redaction.clone(),
+            metrics,
             // What a write has done, the next read shows: the old system's promise.
             visible_in: Some(query.applied()),
             ..command_service::Config::new(database("config-api command")?)

@@ -2,7 +2,10 @@
 
 use std::{convert::Infallible, time::Duration};
 
-use command_service::store::{AppendError, Appended, Committer, CommitterHandle, CommitterOptions, NewEvent, Unit};
+use command_service::{
+    metrics::AppendMetrics,
+    store::{AppendError, Appended, Committer, CommitterHandle, CommitterOptions, NewEvent, Unit},
+};
 use end_to_end::{Answer, Client, CommandService, wait::PATIENCE};
 use reqwest::Method;
 use shared::name::ConfigName;
@@ -23,7 +26,8 @@ struct Running {
 
 impl Running {
     fn on(url: &str, options: CommitterOptions) -> Self {
-        let (committer, handle) = Committer::new(CommandService::config(url).database, options);
+        let config = CommandService::config(url);
+        let (committer, handle) = Committer::new(config.database, options, AppendMetrics::new(&config.metrics));
         let (stop, mut task) = (CancellationToken::new(), JoinSet::new());
         task.spawn(committer.run(stop.clone()));
         Self { handle, stop, task }

@@ -7,6 +7,7 @@ mod committer;
 mod conditional;
 mod contract;
 mod crash;
+mod deploy;
 mod docs;
 mod gateway;
 mod log_order;

@@ -11,6 +11,8 @@ mod turns;
 
 mod batch;
 
+mod counting;
+
 use std::{sync::Arc, time::Duration};
 
 use cqrs_es::{AggregateError, CqrsFramework};
@@ -20,9 +22,10 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 pub use self::request::{CommandError, Done, Operation, Request, Work};
-use self::turns::Turns;
+use self::{counting::Counting, turns::Turns};
 use crate::{
     domain::{ConfigValue, Refusal},
+    metrics::WriteMetrics,
     store::{Answer, AppendError, CommandScope, ConfigEventStore, Freshness, LoadedConfig, Past, Receipt, StoreError},
     update_worker::UpdateNotifier,
 };
@@ -42,6 +45,7 @@ pub struct CommandBus {
     turns: Turns,
     tracked: TaskTracker,
     ids: Ids,
+    metrics: WriteMetrics,
 }
 
 impl std::fmt::Debug for CommandBus {
@@ -53,9 +57,15 @@ impl std::fmt::Debug for CommandBus {
 impl CommandBus {
     /// A bus over the store, that tells the worker. Commands run in tasks of this tracker.
     #[must_use]
-    pub fn new(store: ConfigEventStore, notifier: UpdateNotifier, tracked: TaskTracker, ids: Ids) -> Self {
+    pub(crate) fn new(
+        store: ConfigEventStore,
+        notifier: UpdateNotifier,
+        tracked: TaskTracker,
+        ids: Ids,
+        metrics: WriteMetrics,
+    ) -> Self {
         let framework = CqrsFramework::new(store.clone(), vec![Box::new(notifier.clone())], ());
-        Self { framework, store, notifier, turns: Turns::default(), tracked, ids }
+        Self { framework, store, notifier, turns: Turns::default(), tracked, ids, metrics }
     }
 
     /// Carries a command out, to its end even if the caller goes away; `ended` is run with what came of it before the caller
@@ -72,7 +82,9 @@ impl CommandBus {
         let until = Instant::now() + COMMAND_LIMIT;
         // Boxed where it is made: on its way into the runtime it would be moved several times.
         let task = Box::pin(async move {
+            let counting = Counting::begin(&bus.metrics, &request.work);
             let result = bus.run(request, until).await;
+            counting.end(&result);
             ended(&result).await;
             result
         });
@@ -108,7 +120,10 @@ impl CommandBus {
                 CommandError::Store(StoreError::Answered { request, answer }) => {
                     return self.answered(&scope, &request, *answer).await;
                 }
-                error if error.is_conflict() => tokio::time::sleep(backoff.next_wait()).await,
+                error if error.is_conflict() => {
+                    self.metrics.conflicts.inc();
+                    tokio::time::sleep(backoff.next_wait()).await;
+                }
                 error => return Err(error),
             }
         }

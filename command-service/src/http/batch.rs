@@ -133,7 +133,7 @@ pub(super) async fn batch(
 ) -> Result<Response, Problem> {
     let (Parts { uri, headers, .. }, body) = request.into_parts();
     Parameters::none(&uri)?;
-    let places = write::take_places(&[&state.writes, &state.batches])?;
+    let places = state.places_of_batch()?;
     write::no_precondition(&headers)?;
     let body = read_body(&headers, body, MAX_BATCH_BYTES + BODY_ROOM_BYTES, EXAMPLE).await?;
     let key = idempotency::key(&headers, &["BATCH"], &body)?;

@@ -24,7 +24,7 @@ pub(super) async fn delete(
 ) -> Result<Response, Problem> {
     let (Parts { uri, headers, .. }, _) = request.into_parts();
     Parameters::none(&uri)?;
-    let places = write::take_places(&[&state.writes])?;
+    let places = state.place_of_write()?;
     let precondition = write::precondition(&headers)?;
     let key = idempotency::key(&headers, &["DELETE", &name], b"")?;
     let metadata = write::metadata(&headers, &request_id, None)?;

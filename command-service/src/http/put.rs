@@ -48,7 +48,7 @@ pub(super) async fn put(
 ) -> Result<Response, Problem> {
     let (Parts { uri, headers, .. }, body) = request.into_parts();
     Parameters::none(&uri)?;
-    let places = write::take_places(&[&state.writes])?;
+    let places = state.place_of_write()?;
     let precondition = write::precondition(&headers)?;
     let body = read_body(&headers, body, state.max_value_bytes + write::BODY_ROOM_BYTES, EXAMPLE).await?;
     let key = idempotency::key(&headers, &["PUT", &name], &body)?;

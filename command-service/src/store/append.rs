@@ -80,7 +80,12 @@ impl Unit {
 #[derive(Clone, Debug)]
 pub(super) enum Outcome {
     /// It is done: written now, or by an earlier attempt of the same command.
-    Done(Appended),
+    Done {
+        /// Where.
+        appended: Appended,
+        /// By an earlier attempt.
+        repeated: bool,
+    },
     /// Somebody else wrote a name of it since; nothing of the unit was written.
     Conflict,
 }
@@ -174,19 +179,22 @@ fn outcomes(units: &[&Unit], runs: Vec<Run>) -> Result<Vec<Outcome>, sqlx::Error
             return Err(not_understood("units that it was not given"));
         };
         match (run.outcome.as_str(), run.first_position, run.recorded_at, run.key_request_hash, run.key_answer) {
-            ("appended" | "repeated", Some(position), Some(recorded_at), ..) => {
+            (word @ ("appended" | "repeated"), Some(position), Some(recorded_at), ..) => {
+                let repeated = word == "repeated";
                 let (mut first, mut recorded_at) = (Position::from_column(position), recorded_at);
                 for (unit, outcome) in units.iter().zip(outcomes) {
-                    *outcome = Some(Outcome::Done(match unit.events.len() {
+                    let appended = match unit.events.len() {
                         0 => Appended::Noted,
                         _ => Appended::Written { first, recorded_at: Moment(recorded_at) },
-                    }));
+                    };
+                    *outcome = Some(Outcome::Done { appended, repeated });
                     first.0 += u64::try_from(unit.events.len()).unwrap_or(u64::MAX);
                     recorded_at += TimeDelta::microseconds(1);
                 }
             }
             ("answered", .., Some(request), Some(answer)) => {
-                outcomes.fill(Some(Outcome::Done(Appended::Answered { request, answer })));
+                let appended = Appended::Answered { request, answer };
+                outcomes.fill(Some(Outcome::Done { appended, repeated: false }));
             }
             ("conflict", ..) => outcomes.fill(Some(Outcome::Conflict)),
             (other, ..) => return Err(not_understood(other)),

@@ -13,6 +13,7 @@ use std::{
 use shared::{
     backoff::Backoff,
     database::{Meaning, meaning},
+    metrics::float,
     name::ConfigName,
     telemetry::Chain,
 };
@@ -32,6 +33,7 @@ use super::{
     connection::Connections,
     outage::Outage,
 };
+use crate::metrics::{AppendMetrics, UnitOutcome};
 
 /// SQLSTATEs of an append that may succeed at another time, and has not been carried out: the lock was not granted in time;
 /// somebody cancelled the statement.
@@ -91,13 +93,17 @@ pub enum AppendError {
     Refused(#[source] Arc<sqlx::Error>),
 }
 
+/// What the caller is told.
+type Answer = Result<Appended, AppendError>;
+
 /// A unit in the queue.
 struct Waiting {
     unit: Unit,
     bytes: usize,
+    since: Instant,
     /// When it is given up: unwritten if it was never sent, unknown if it was.
     until: Instant,
-    answer: oneshot::Sender<Result<Appended, AppendError>>,
+    answer: oneshot::Sender<Answer>,
     /// Given back when it is answered.
     _room: OwnedSemaphorePermit,
 }
@@ -107,7 +113,9 @@ struct Waiting {
 pub struct Handle {
     queue: mpsc::Sender<Waiting>,
     room: Arc<Semaphore>,
+    room_bytes: usize,
     connections: Arc<AtomicU64>,
+    metrics: AppendMetrics,
 }
 
 impl Handle {
@@ -122,17 +130,33 @@ impl Handle {
     /// # Errors
     /// What became of it instead. Only [`AppendError::Unknown`] leaves open whether it was written.
     pub async fn append(&self, unit: Unit, until: Instant) -> Result<Appended, AppendError> {
+        let answered = self.enqueue(unit, until).inspect_err(|refused| {
+            if matches!(refused, AppendError::Overloaded) {
+                self.metrics.queue_full.inc();
+            }
+        })?;
+        // The committer answers everybody; should it be gone, nobody can say.
+        answered.await.unwrap_or(Err(AppendError::Unknown))
+    }
+
+    fn enqueue(&self, unit: Unit, until: Instant) -> Result<oneshot::Receiver<Answer>, AppendError> {
         let bytes = unit.bytes();
         let places = u32::try_from(bytes).map_err(|_| AppendError::Overloaded)?;
         let room = Arc::clone(&self.room).try_acquire_many_owned(places).map_err(|_| AppendError::Overloaded)?;
         let (answer, answered) = oneshot::channel();
-        let waiting = Waiting { unit, bytes, until, answer, _room: room };
+        let waiting = Waiting { unit, bytes, since: Instant::now(), until, answer, _room: room };
         self.queue.try_send(waiting).map_err(|refused| match refused {
             TrySendError::Full(_) => AppendError::Overloaded,
             TrySendError::Closed(_) => AppendError::Unavailable,
         })?;
-        // The committer answers everybody; should it be gone, nobody can say.
-        answered.await.unwrap_or(Err(AppendError::Unknown))
+        Ok(answered)
+    }
+
+    /// How full the queue is: units that wait, and of how many; bytes that wait or are under way, and of how many.
+    pub(crate) fn depth(&self) -> [(usize, usize); 2] {
+        let units = self.queue.max_capacity() - self.queue.capacity();
+        let bytes = self.room_bytes - self.room.available_permits();
+        [(units, self.queue.max_capacity()), (bytes, self.room_bytes)]
     }
 }
 
@@ -142,6 +166,7 @@ pub struct Committer {
     options: Options,
     connections: Connections,
     outage: Outage,
+    metrics: AppendMetrics,
     /// Taken from the queue, but touches a name of the group before it.
     held_back: Option<Waiting>,
 }
@@ -155,12 +180,14 @@ impl std::fmt::Debug for Committer {
 impl Committer {
     /// A committer with a connection of its own, and the handle to it.
     #[must_use]
-    pub fn new(database: PgConnectOptions, options: Options) -> (Self, Handle) {
+    pub fn new(database: PgConnectOptions, options: Options, metrics: AppendMetrics) -> (Self, Handle) {
         let (sender, queue) = mpsc::channel(options.queue_units);
-        let room = Arc::new(Semaphore::new(usize::try_from(options.queue_bytes).unwrap_or(usize::MAX)));
-        let connections = Connections::new(database, options.attempt_limit);
-        let handle = Handle { queue: sender, room, connections: connections.opened() };
-        (Self { queue, options, connections, outage: Outage::default(), held_back: None }, handle)
+        let room_bytes = usize::try_from(options.queue_bytes).unwrap_or(usize::MAX);
+        let room = Arc::new(Semaphore::new(room_bytes));
+        let connections = Connections::new(database, options.attempt_limit, metrics.connection.clone());
+        let opened = connections.opened();
+        let handle = Handle { queue: sender, room, room_bytes, connections: opened, metrics: metrics.clone() };
+        (Self { queue, options, connections, outage: Outage::default(), metrics, held_back: None }, handle)
     }
 
     /// Appends what comes until `stop`; then what is queued, and ends.
@@ -204,6 +231,10 @@ impl Committer {
             taken.add(&next.unit);
             group.push(next);
         }
+        let now = Instant::now();
+        for waiting in &group {
+            self.metrics.queue_wait.observe((now - waiting.since).as_secs_f64());
+        }
         group
     }
 
@@ -212,13 +243,13 @@ impl Committer {
         let mut open = vec![(group, false)];
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         while let Some((group, mut perhaps_written)) = open.pop() {
-            let Some(mut group) = still_wanted(group, perhaps_written) else { continue };
+            let Some(mut group) = self.still_wanted(group, perhaps_written) else { continue };
             let failure = match self.attempt(&group).await {
                 Ok(outcomes) => {
                     if let Some(away) = self.outage.over() {
                         tracing::info!("Appends get through again after {} ms", away.as_millis());
                     }
-                    answer(group, outcomes);
+                    self.answer(group, outcomes);
                     continue;
                 }
                 Err(failure) => failure,
@@ -230,7 +261,7 @@ impl Committer {
                 Kind::NotNow if perhaps_written => self.tell_and_wait(&failure, group.len(), &mut backoff).await,
                 Kind::NotNow => {
                     tracing::error!(error = %Chain(&failure.error), units = group.len(), "An append was given up: the log's lock is held, or somebody cancelled it");
-                    refuse(group, &AppendError::Unavailable);
+                    self.refuse(group, &AppendError::Unavailable);
                     continue;
                 }
                 // One unit spoils the group: halve it until that one stands alone. Order between units does not matter.
@@ -240,11 +271,11 @@ impl Committer {
                 }
                 // An attempt before was cut off, and may yet be carried out: this refusal does not speak for it.
                 Kind::Refused if perhaps_written => {
-                    refuse(group, &AppendError::Unknown);
+                    self.refuse(group, &AppendError::Unknown);
                     continue;
                 }
                 Kind::Refused => {
-                    refuse(group, &AppendError::Refused(Arc::new(failure.error)));
+                    self.refuse(group, &AppendError::Refused(Arc::new(failure.error)));
                     continue;
                 }
             }
@@ -260,15 +291,66 @@ impl Committer {
     }
 
     async fn attempt(&mut self, group: &[Waiting]) -> Result<Vec<Outcome>, Failure> {
+        let attempted = self.attempt_once(group).await;
+        if let Err(failure) = &attempted {
+            self.connections.failed(&failure.error);
+        }
+        attempted
+    }
+
+    async fn attempt_once(&mut self, group: &[Waiting]) -> Result<Vec<Outcome>, Failure> {
         let mut connection = self.connections.take().await.map_err(Failure::before)?;
         let units: Vec<_> = group.iter().map(|waiting| &waiting.unit).collect();
+        let began = Instant::now();
         let appending = append(&mut connection, &units, self.options.key_lifetime);
         let appended = self.connections.bounded(appending).await.map_err(Failure::during);
+        if appended.is_ok() {
+            self.metrics.duration.observe(began.elapsed().as_secs_f64());
+            self.metrics.group_units.observe(float(group.len() as u64));
+            self.metrics.group_bytes.observe(float(group.iter().map(|waiting| waiting.bytes as u64).sum()));
+        }
         // Otherwise it is dropped: its state is unknown as well, or its server is the wrong one.
         if appended.as_ref().err().is_none_or(|failure| matches!(failure.kind, Kind::NotNow | Kind::Refused)) {
             self.connections.give_back(connection);
         }
         appended
+    }
+
+    /// The units whose time is not up; the others are answered.
+    fn still_wanted(&self, group: Vec<Waiting>, perhaps_written: bool) -> Option<Vec<Waiting>> {
+        let now = Instant::now();
+        let (wanted, late): (Vec<_>, Vec<_>) = group.into_iter().partition(|waiting| waiting.until > now);
+        self.refuse(late, if perhaps_written { &AppendError::Unknown } else { &AppendError::Unavailable });
+        (!wanted.is_empty()).then_some(wanted)
+    }
+
+    fn answer(&self, group: Vec<Waiting>, outcomes: Vec<Outcome>) {
+        for (waiting, outcome) in group.into_iter().zip(outcomes) {
+            let (answer, counted) = match outcome {
+                Outcome::Done { appended, repeated } => {
+                    let answered = matches!(appended, Appended::Answered { .. });
+                    let counted = if answered { UnitOutcome::Answered } else { UnitOutcome::Appended };
+                    (Ok(appended), if repeated { UnitOutcome::Repeated } else { counted })
+                }
+                Outcome::Conflict => (Err(AppendError::Conflict), UnitOutcome::Conflict),
+            };
+            self.metrics.units.of(counted).inc();
+            // A caller that is gone no longer asks.
+            let _gone = waiting.answer.send(answer);
+        }
+    }
+
+    fn refuse(&self, group: Vec<Waiting>, error: &AppendError) {
+        let counted = match error {
+            AppendError::Conflict => UnitOutcome::Conflict,
+            AppendError::Refused(_) => UnitOutcome::Refused,
+            AppendError::Unknown => UnitOutcome::Unknown,
+            AppendError::Overloaded | AppendError::Unavailable => UnitOutcome::Failed,
+        };
+        for waiting in group {
+            self.metrics.units.of(counted).inc();
+            let _gone = waiting.answer.send(Err(error.clone()));
+        }
     }
 }
 
@@ -329,30 +411,5 @@ impl Failure {
             Some(_) => Kind::Refused,
         };
         Self { error, kind }
-    }
-}
-
-/// The units whose time is not up; the others are answered.
-fn still_wanted(group: Vec<Waiting>, perhaps_written: bool) -> Option<Vec<Waiting>> {
-    let now = Instant::now();
-    let (wanted, late): (Vec<_>, Vec<_>) = group.into_iter().partition(|waiting| waiting.until > now);
-    refuse(late, if perhaps_written { &AppendError::Unknown } else { &AppendError::Unavailable });
-    (!wanted.is_empty()).then_some(wanted)
-}
-
-fn answer(group: Vec<Waiting>, outcomes: Vec<Outcome>) {
-    for (waiting, outcome) in group.into_iter().zip(outcomes) {
-        let answer = match outcome {
-            Outcome::Done(appended) => Ok(appended),
-            Outcome::Conflict => Err(AppendError::Conflict),
-        };
-        // A caller that is gone no longer asks.
-        let _gone = waiting.answer.send(answer);
-    }
-}
-
-fn refuse(group: Vec<Waiting>, error: &AppendError) {
-    for waiting in group {
-        let _gone = waiting.answer.send(Err(error.clone()));
     }
 }

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use shared::metrics::{ConnectionMetrics, ErrorKind};
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::time::{Instant, timeout};
 
@@ -23,11 +24,12 @@ pub(super) struct Connections {
     limit: Duration,
     kept: Option<(PgConnection, Instant)>,
     opened: Arc<AtomicU64>,
+    metrics: ConnectionMetrics,
 }
 
 impl Connections {
-    pub(super) fn new(database: PgConnectOptions, limit: Duration) -> Self {
-        Self { database, limit, kept: None, opened: Arc::default() }
+    pub(super) fn new(database: PgConnectOptions, limit: Duration, metrics: ConnectionMetrics) -> Self {
+        Self { database, limit, kept: None, opened: Arc::default(), metrics }
     }
 
     /// Counts how often one was opened.
@@ -46,13 +48,21 @@ impl Connections {
             return Ok(connection);
         }
         let connection = self.bounded(self.database.connect()).await?;
-        self.opened.fetch_add(1, Ordering::Release);
+        if self.opened.fetch_add(1, Ordering::Release) > 0 {
+            self.metrics.reconnected();
+        }
         Ok(connection)
     }
 
     /// Keeps one that works. One whose state is unknown, or whose server is the wrong one, is dropped instead.
     pub(super) fn give_back(&mut self, connection: PgConnection) {
         self.kept = Some((connection, Instant::now()));
+        self.metrics.works();
+    }
+
+    /// Tells that an exchange did not come to its end.
+    pub(super) fn failed(&self, error: &sqlx::Error) {
+        self.metrics.failed(ErrorKind::of(error));
     }
 
     /// An exchange with the server, for as long as it may take.

@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use cqrs_es::{AggregateError, EventEnvelope, EventStore};
 use shared::{
     event::ConfigValueEvent,
+    metrics::Counters,
     moment::Moment,
     name::ConfigName,
     position::{Position, PositionToken},
@@ -24,7 +25,10 @@ use super::{
     past::{self, Former, Past},
     receipt::{CommandScope, Freshness, Receipt},
 };
-use crate::domain::{ConfigValue, Refusal};
+use crate::{
+    domain::{ConfigValue, Refusal},
+    metrics::CacheResult,
+};
 
 /// The store: loads through the cache and the loader, commits through the committer.
 #[derive(Clone, Debug)]
@@ -33,13 +37,19 @@ pub struct ConfigEventStore {
     loader: loader::Handle,
     committer: committer::Handle,
     log: PgPool,
+    cache: Counters<CacheResult>,
 }
 
 impl ConfigEventStore {
     /// Over this loader and committer; what was is read through the pool.
     #[must_use]
-    pub fn new(loader: loader::Handle, committer: committer::Handle, log: PgPool) -> Self {
-        Self { remembered: Arc::new(Remembered::new()), loader, committer, log }
+    pub(crate) fn new(
+        loader: loader::Handle,
+        committer: committer::Handle,
+        log: PgPool,
+        cache: Counters<CacheResult>,
+    ) -> Self {
+        Self { remembered: Arc::new(Remembered::new()), loader, committer, log, cache }
     }
 
     /// The names' states, of one moment, and in their order. All from memory, if the scope allows it and all are there.
@@ -48,7 +58,11 @@ impl ConfigEventStore {
     /// When they cannot be read.
     pub async fn load(&self, scope: &CommandScope, names: Vec<ConfigName>) -> Result<Vec<LoadedConfig>, StoreError> {
         let remembered = match scope.freshness() {
-            Freshness::Remembered => self.remembered.all(&names, self.committer.connections()),
+            Freshness::Remembered => {
+                let remembered = self.remembered.all(&names, self.committer.connections());
+                self.cache.of(if remembered.is_some() { CacheResult::Hit } else { CacheResult::Miss }).inc();
+                remembered
+            }
             Freshness::Loaded => None,
         };
         // Before the load: what is loaded may be of the server before a failover.

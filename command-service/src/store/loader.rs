@@ -17,6 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{connection::Connections, error::StoreError, load, loaded::LoadedConfig, outage::Outage};
+use crate::metrics::LoadMetrics;
 
 /// Statements that are under way at once, each on a connection of its own: a name with a long history holds up one of them.
 pub const LANES: usize = 4;
@@ -88,6 +89,7 @@ impl Queue {
 pub struct Loader {
     database: PgConnectOptions,
     queue: Arc<Mutex<Queue>>,
+    metrics: LoadMetrics,
 }
 
 impl std::fmt::Debug for Loader {
@@ -99,20 +101,21 @@ impl std::fmt::Debug for Loader {
 impl Loader {
     /// A loader over this log, and the handle to it.
     #[must_use]
-    pub fn new(database: PgConnectOptions) -> (Self, Handle) {
+    pub fn new(database: PgConnectOptions, metrics: LoadMetrics) -> (Self, Handle) {
         let (sender, incoming) = mpsc::channel(QUEUE);
         let queue = Arc::new(Mutex::new(Queue { incoming, held_back: None }));
         // Look-ups by index whatever the statistics say: these plans live as long as their sessions.
         let database = database.options([("enable_seqscan", "off"), ("enable_bitmapscan", "off"), ("jit", "off")]);
-        (Self { database, queue }, Handle(sender))
+        (Self { database, queue, metrics }, Handle(sender))
     }
 
     /// The lanes that share the queue.
     pub fn lanes(self) -> impl Iterator<Item = Lane> {
         let lane = move |_| Lane {
             queue: Arc::clone(&self.queue),
-            connections: Connections::new(self.database.clone(), ATTEMPT_LIMIT),
+            connections: Connections::new(self.database.clone(), ATTEMPT_LIMIT, self.metrics.connection.clone()),
             outage: Outage::default(),
+            metrics: self.metrics.clone(),
         };
         (0..LANES).map(lane)
     }
@@ -123,6 +126,7 @@ pub struct Lane {
     queue: Arc<Mutex<Queue>>,
     connections: Connections,
     outage: Outage,
+    metrics: LoadMetrics,
 }
 
 impl std::fmt::Debug for Lane {
@@ -186,10 +190,21 @@ impl Lane {
     }
 
     async fn attempt(&mut self, names: &[&ConfigName]) -> Result<Vec<Option<load::Row>>, Failure> {
+        let loaded = self.attempt_once(names).await;
+        if let Err(Failure::Away(error) | Failure::Refused(error)) = &loaded {
+            self.connections.failed(error);
+        }
+        loaded
+    }
+
+    async fn attempt_once(&mut self, names: &[&ConfigName]) -> Result<Vec<Option<load::Row>>, Failure> {
         // Whatever keeps us from connecting may pass.
         let mut connection = self.connections.take().await.map_err(Failure::Away)?;
+        let began = Instant::now();
         let rows = self.connections.bounded(load::rows(&mut connection, names)).await.map_err(Failure::of)?;
         self.connections.give_back(connection);
+        self.metrics.duration.observe(began.elapsed().as_secs_f64());
+        self.metrics.loads.inc_by(names.len() as u64);
         Ok(rows)
     }
 }

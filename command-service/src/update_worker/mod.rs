@@ -4,6 +4,9 @@
 mod notifier;
 mod worker;
 
+mod health;
+
+pub use health::WorkerCheck;
 pub use notifier::UpdateNotifier;
 pub use worker::{Handle, Stats, UpdateWorker};
 

@@ -5,9 +5,9 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::FutureExt;
@@ -17,6 +17,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{QUEUE_BYTES, QUEUE_UPDATES, Update};
+
+/// Longest that one update may take to be told, in milliseconds. It is a line of the log; a reader of the log that takes
+/// none for longer holds up whatever else is logged too.
+const MAX_TELLING_MS: u64 = 5_000;
 
 /// What the worker has done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -39,7 +43,27 @@ struct Counters {
     restarts: AtomicU64,
     dropped: AtomicU64,
     queued_bytes: AtomicUsize,
+    /// It takes updates: not before its first start, nor between a crash and the next.
+    running: AtomicBool,
+    began: Instant,
+    /// Since when the update in its hands is being told, in milliseconds since `began`; 0 when there is none.
+    telling_since: AtomicU64,
     started_at: Mutex<Moment>,
+}
+
+impl Counters {
+    fn uptime_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Why the worker does not tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unwell {
+    /// It crashed, and is not started again yet.
+    Down,
+    /// It has told one update for so many seconds.
+    Stuck(u64),
 }
 
 /// Through which the worker is fed and asked; cheap to clone.
@@ -65,6 +89,28 @@ impl Handle {
         }
     }
 
+    /// Updates that wait.
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+
+    /// Whether the worker does its work.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn well(&self) -> Result<(), Unwell> {
+        if !self.counters.running.load(Ordering::Acquire) {
+            return Err(Unwell::Down);
+        }
+        match self.counters.telling_since.load(Ordering::Acquire) {
+            0 => Ok(()),
+            since => match self.counters.uptime_ms().saturating_sub(since) {
+                told_ms if told_ms > MAX_TELLING_MS => Err(Unwell::Stuck(told_ms / 1000)),
+                _ => Ok(()),
+            },
+        }
+    }
+
     /// What the worker has done so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -80,7 +126,7 @@ impl Handle {
 }
 
 /// Tells an update, given its number.
-type Teller = Box<dyn Fn(&Update, u64) + Send>;
+pub(super) type Teller = Box<dyn Fn(&Update, u64) + Send>;
 
 /// The task; [`UpdateWorker::run`] it.
 pub struct UpdateWorker {
@@ -103,7 +149,7 @@ impl UpdateWorker {
         Self::telling(clock, Box::new(move |update, number| log(&redaction, update, number)))
     }
 
-    fn telling(clock: Clock, tell: Teller) -> (Self, Handle) {
+    pub(super) fn telling(clock: Clock, tell: Teller) -> (Self, Handle) {
         let (sender, queue) = mpsc::channel(QUEUE_UPDATES);
         let (messages, restarts, dropped) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
         let counters = Arc::new(Counters {
@@ -111,6 +157,9 @@ impl UpdateWorker {
             restarts,
             dropped,
             queued_bytes: AtomicUsize::new(0),
+            running: AtomicBool::new(false),
+            began: Instant::now(),
+            telling_since: AtomicU64::new(0),
             started_at: Mutex::new(clock.now()),
         });
         let handle = Handle { queue: sender, counters: Arc::clone(&counters), clock };
@@ -127,9 +176,12 @@ impl UpdateWorker {
             tracing::info!("ConfigUpdateWorker starting...");
             *self.counters.started_at.lock().unwrap_or_else(PoisonError::into_inner) = self.clock.now();
             tracing::info!("ConfigUpdateWorker registered as :config_update_worker and ready to receive messages");
+            self.counters.running.store(true, Ordering::Release);
             let Err(panic) = AssertUnwindSafe(self.work(&stop, &mut backoff)).catch_unwind().await else {
                 return Ok(());
             };
+            self.counters.running.store(false, Ordering::Release);
+            self.counters.telling_since.store(0, Ordering::Release);
             let restarts = self.counters.restarts.fetch_add(1, Ordering::Relaxed) + 1;
             tracing::error!(restarts, "ConfigUpdateWorker crashed and is restarted: {}", message(panic.as_ref()));
             tokio::time::sleep(backoff.next_wait()).await;
@@ -145,7 +197,9 @@ impl UpdateWorker {
             };
             let Some(update) = update else { return };
             self.counters.queued_bytes.fetch_sub(update.bytes(), Ordering::Relaxed);
+            self.counters.telling_since.store(self.counters.uptime_ms().max(1), Ordering::Release);
             (self.tell)(&update, self.counters.messages.load(Ordering::Relaxed) + 1);
+            self.counters.telling_since.store(0, Ordering::Release);
             self.counters.messages.fetch_add(1, Ordering::Relaxed);
             backoff.reset();
         }

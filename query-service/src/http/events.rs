@@ -46,7 +46,7 @@ const DEFAULT_PAGE_EVENTS: u16 = 1_000;
 const SENDING_LIMIT: Duration = Duration::from_secs(300);
 
 /// Most consumers that follow the log at once. Each reads it for itself, and may hold a piece of it in memory.
-const MAX_FOLLOWERS: usize = 64;
+pub(super) const MAX_FOLLOWERS: usize = 64;
 
 /// After this long without an event a follower is sent an empty line, and the log is looked at again whatever was hinted at.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
@@ -57,8 +57,8 @@ const REWRITTEN: &[u8] = br#"{"type":"urn:config-api:problem:position-diverged",
 
 const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 
-/// Who follows the log.
-#[derive(Debug)]
+/// Who follows the log; cheap to clone.
+#[derive(Clone, Debug)]
 pub(crate) struct Followers {
     places: Arc<Semaphore>,
     stop: CancellationToken,
@@ -71,6 +71,11 @@ impl Default for Followers {
 }
 
 impl Followers {
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        MAX_FOLLOWERS - self.places.available_permits()
+    }
+
     /// Ends what does not end by itself, when it is cancelled.
     pub(crate) fn stop(&self) -> CancellationToken {
         self.stop.clone()

@@ -11,7 +11,10 @@ use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
-use shared::position::{Position, PositionToken};
+use shared::{
+    metrics::{ConnectionMetrics, ErrorKind},
+    position::{Position, PositionToken},
+};
 use sqlx::{Connection, PgConnection, Row, postgres::PgConnectOptions};
 use tokio::{sync::Mutex as AsyncMutex, time::timeout};
 use uuid::Uuid;
@@ -41,25 +44,27 @@ type Question = Shared<BoxFuture<'static, Answer>>;
 /// Asks the log for its head. Whoever comes while a query is under way shares the next one: an answer is good for those only
 /// who asked before its query began. So any number of readers cost one query at a time.
 #[derive(Clone)]
-pub(super) struct Head {
+pub(crate) struct Head {
     ask: Arc<dyn Fn() -> BoxFuture<'static, Answer> + Send + Sync>,
     /// Not begun yet: still to be joined.
     next: Arc<Mutex<Option<Question>>>,
     turn: Arc<AsyncMutex<()>>,
+    told: Option<ConnectionMetrics>,
 }
 
 impl Head {
     /// Of this log. It is connected to when somebody first asks, by a connection of its own, which is kept.
-    pub(super) fn of(log: PgConnectOptions) -> Self {
-        let kept = Arc::new(AsyncMutex::new(None));
-        Self::asked_by(move || {
+    pub(crate) fn of(log: PgConnectOptions, metrics: ConnectionMetrics) -> Self {
+        let kept = Arc::new(AsyncMutex::new(Kept { connection: None, opened: false, metrics: metrics.clone() }));
+        let ask = move || {
             let (log, kept) = (log.clone(), Arc::clone(&kept));
             async move { read(&log, &mut *kept.lock().await).await }.boxed()
-        })
+        };
+        Self { told: Some(metrics), ..Self::asked_by(ask) }
     }
 
     fn asked_by(ask: impl Fn() -> BoxFuture<'static, Answer> + Send + Sync + 'static) -> Self {
-        Self { ask: Arc::new(ask), next: Arc::default(), turn: Arc::default() }
+        Self { ask: Arc::new(ask), next: Arc::default(), turn: Arc::default(), told: None }
     }
 
     /// The head of the log at some moment after this call.
@@ -73,12 +78,21 @@ impl Head {
 
     /// Driven by whoever waits for it, so that it ends when nobody does.
     fn question(&self) -> BoxFuture<'static, Answer> {
-        let Self { ask, next, turn } = self.clone();
+        let Self { ask, next, turn, told } = self.clone();
         async move {
             let _turn = turn.lock().await;
             // Who comes from now on must ask again.
             next.lock().unwrap_or_else(PoisonError::into_inner).take();
-            timeout(HEAD_LIMIT, ask()).await.unwrap_or(Err(Unknown::Late))
+            let answer = timeout(HEAD_LIMIT, ask()).await.unwrap_or(Err(Unknown::Late));
+            if let Some(told) = told {
+                match &answer {
+                    Ok(_) => told.works(),
+                    Err(Unknown::Late) => told.failed(ErrorKind::Timeout),
+                    Err(Unknown::Database(error)) => told.failed(ErrorKind::of(error)),
+                    Err(Unknown::Standby) => told.failed(ErrorKind::ReadOnly),
+                }
+            }
+            answer
         }
         .boxed()
     }
@@ -90,19 +104,29 @@ impl fmt::Debug for Head {
     }
 }
 
+/// The connection, between questions.
+struct Kept {
+    connection: Option<PgConnection>,
+    opened: bool,
+    metrics: ConnectionMetrics,
+}
+
 /// A connection that is given up half-way, or has failed, is not kept.
-async fn read(log: &PgConnectOptions, kept: &mut Option<PgConnection>) -> Answer {
-    if let Some(mut connection) = kept.take()
+async fn read(log: &PgConnectOptions, kept: &mut Kept) -> Answer {
+    if let Some(mut connection) = kept.connection.take()
         && let Ok(head) = query(&mut connection).await
     {
-        *kept = Some(connection);
+        kept.connection = Some(connection);
         return head;
     }
     // What was kept may have been closed meanwhile, by a restart of Postgres: a new one decides.
     let failed = |error| Unknown::Database(Arc::new(error));
     let mut connection = PgConnection::connect_with(log).await.map_err(failed)?;
+    if std::mem::replace(&mut kept.opened, true) {
+        kept.metrics.reconnected();
+    }
     let head = query(&mut connection).await.map_err(failed)?;
-    *kept = Some(connection);
+    kept.connection = Some(connection);
     head
 }
 

@@ -44,5 +44,6 @@ mod error;
 #[cfg(test)]
 mod states;
 
+pub(crate) use head::Head;
 pub(crate) use reads::{Reads, Watches};
 pub(crate) use router::routes;

@@ -53,6 +53,11 @@ impl Pinned {
         (Arc::clone(&pinned), Release { pinned, projection, to_free })
     }
 
+    /// How many are kept.
+    pub(super) fn count(&self) -> usize {
+        self.lock().len()
+    }
+
     /// Keeps a state, for a while.
     pub(super) fn keep(&self, snapshot: &Arc<Snapshot>) {
         let (token, now) = (snapshot.token(), Instant::now());

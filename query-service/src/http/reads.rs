@@ -12,10 +12,11 @@ use shared::{
         parameters::{Parameters, invalid},
         problem::Problem,
     },
+    metrics::{Metrics, float},
     position::{Fingerprint, Position, PositionToken},
     redaction::Redaction,
 };
-use sqlx::{PgPool, Postgres, pool::PoolConnection, postgres::PgConnectOptions};
+use sqlx::{PgPool, Postgres, pool::PoolConnection};
 use tokio::{
     sync::{Semaphore, watch},
     time::{Instant, timeout, timeout_at},
@@ -25,11 +26,12 @@ use uuid::Uuid;
 
 use super::{
     error::ReadError,
-    events::Followers,
+    events::{Followers, MAX_FOLLOWERS},
     head::Head,
     pinned::{Pinned, Release},
 };
 use crate::{
+    metrics::{FOLLOWERS, FOLLOWERS_LIMIT, SNAPSHOTS_PINNED},
     projection::{Published, Snapshot, Standing},
     tail::Status,
     watch::{Hub, LogReader},
@@ -89,14 +91,13 @@ impl Reads {
         projection: Arc<Published>,
         status: Arc<Status>,
         log: PgPool,
-        log_options: PgConnectOptions,
+        head: Head,
         min_position_wait: Duration,
         redaction: Redaction,
         watches: Watches,
     ) -> (Self, Release) {
         let long_lists = Arc::new(Semaphore::new(MAX_LONG_LISTS));
         let followers = Followers::default();
-        let head = Head::of(log_options);
         let (pinned, release) = Pinned::new(Arc::clone(&projection));
         let reads = Self {
             projection,
@@ -111,6 +112,16 @@ impl Reads {
             watches,
         };
         (reads, release)
+    }
+
+    /// Tells of what reads hold from now on.
+    pub(crate) fn tell(&self, metrics: &Metrics) {
+        let (pinned, followers) = (Arc::clone(&self.pinned), self.followers.clone());
+        metrics.read(&[&SNAPSHOTS_PINNED, &FOLLOWERS, &FOLLOWERS_LIMIT], move |told| {
+            told.value(&SNAPSHOTS_PINNED, float(pinned.count() as u64));
+            told.value(&FOLLOWERS, float(followers.count() as u64));
+            told.value(&FOLLOWERS_LIMIT, float(MAX_FOLLOWERS as u64));
+        });
     }
 
     /// Ends the answers that would not end by themselves.

@@ -2,12 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use shared::{event::AGGREGATE_TYPE, position::Position, redaction::Redaction};
+use shared::{event::AGGREGATE_TYPE, metrics::Metrics, position::Position, redaction::Redaction};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use uuid::Uuid;
 
-use super::{Reads, Watches};
+use super::{Head, Reads, Watches};
 use crate::{
+    metrics,
     projection::{Fold, Published, Recorded, Snapshot},
     tail::Status,
     watch::{Hub, LogReader},
@@ -17,10 +18,11 @@ use crate::{
 pub(super) fn reads(projection: &Arc<Published>) -> Reads {
     let options: PgConnectOptions = "postgres://nobody@127.0.0.1:1/nothing".parse().expect("a URL");
     let log = PgPoolOptions::new().connect_lazy_with(options.clone());
-    let hub = Arc::new(Hub::new(100, 1_000_000));
+    let hub = Arc::new(Hub::new(100, 1_000_000, metrics::tests::of_watches()));
     let watches = Watches { hub, log: LogReader::new(log.clone()), bookmark_interval: Duration::from_secs(1) };
     let (status, wait) = (Arc::new(Status::new()), Duration::from_secs(2));
-    Reads::new(Arc::clone(projection), status, log, options, wait, Redaction::by_default(), watches).0
+    let head = Head::of(options, Metrics::of("query-service").event_store().connection("head"));
+    Reads::new(Arc::clone(projection), status, log, head, wait, Redaction::by_default(), watches).0
 }
 
 /// Which command wrote the event at a position.

@@ -60,7 +60,7 @@ pub(super) async fn handle(State(reads): State<Arc<Reads>>, uri: Uri, headers: H
         Start::Behind(token) => match reads.having(token).await {
             Ok(_) => (token, stream(token)),
             Err(ReadError::Diverged { here, .. }) => {
-                return Ok(answer(here, Body::from(Stream::over(Reset::Rewritten))));
+                return Ok(answer(here, Body::from(Stream::over(Reset::Rewritten, &reads.watches.hub))));
             }
             Err(error) => return Err(reads.stamped(error)),
         },
@@ -82,7 +82,7 @@ pub(super) async fn handle(State(reads): State<Arc<Reads>>, uri: Uri, headers: H
     };
     match stream.begin().await {
         Ok(()) => Ok(answer(start, Body::from_stream(stream.frames()))),
-        Err(LogError::Rewritten) => Ok(answer(start, Body::from(Stream::over(Reset::Rewritten)))),
+        Err(LogError::Rewritten) => Ok(answer(start, Body::from(Stream::over(Reset::Rewritten, &reads.watches.hub)))),
         Err(error) => Err(reads.stamped(error.into())),
     }
 }

@@ -13,6 +13,7 @@ use super::{
     event::{Change, Recorded, Understood},
     snapshot::{RECENT_EVENTS, Snapshot},
 };
+use crate::metrics::HaltCause;
 
 /// Most actors whose names are kept once for all their changes; further ones are kept per change.
 const MAX_INTERNED_ACTORS: usize = 16_384;
@@ -29,6 +30,14 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
+    /// In a word.
+    pub(crate) fn cause(&self) -> HaltCause {
+        match self {
+            Self::Hole { .. } => HaltCause::Hole,
+            Self::Unknown { .. } => HaltCause::UnreadableEvent,
+        }
+    }
+
     /// In words that may be shown to anybody.
     pub(crate) fn reason(&self) -> String {
         self.to_string()

@@ -14,6 +14,7 @@ use super::{
     status::Status,
 };
 use crate::{
+    metrics::ReplayCause,
     projection::{Fault, Published},
     watch::Hub,
 };
@@ -33,6 +34,8 @@ pub(super) struct Follower {
     live: Option<Live>,
     /// The log from zero, while that is wanted.
     replay: Option<Replay>,
+    /// Why that is wanted.
+    cause: ReplayCause,
     halt: Option<Halt>,
     /// A session got as far as reading the log.
     followed: bool,
@@ -59,7 +62,8 @@ enum Next {
 impl Follower {
     pub(super) fn new(projection: Arc<Published>, hub: Arc<Hub>, status: Arc<Status>, options: Options) -> Self {
         let (live, replay, halt) = (None, None, None);
-        Self { projection, hub, status, options, live, replay, halt, followed: false, said_started: false }
+        let (cause, followed, said_started) = (ReplayCause::Start, false, false);
+        Self { projection, hub, status, options, live, replay, cause, halt, followed, said_started }
     }
 
     /// Whether the log was ever read; a wrong schema is then no fault of the set-up, and is waited out.
@@ -76,6 +80,7 @@ impl Follower {
     pub(super) async fn session(&mut self, link: &mut Link, outages: &mut Outages) -> LinkError {
         let Err(error) = self.follow(link, outages).await;
         if let Some(replay) = &mut self.replay {
+            self.options.metrics.replay_failures.inc();
             replay.interrupt().await;
         }
         error
@@ -88,6 +93,7 @@ impl Follower {
             let next = self.round(link).await?;
             outages.contact();
             self.status.connected();
+            self.options.metrics.connection.works();
             self.followed = true;
             if next != Next::BackOff && self.replay.is_none() && !said_subscribed {
                 said_subscribed = true;
@@ -120,6 +126,9 @@ impl Follower {
     async fn round(&mut self, link: &mut Link) -> Result<Next, LinkError> {
         if self.replay.is_none() && (self.live.is_none() || self.status.take_rebuild()) {
             let head = link.head().await?;
+            if self.live.is_some() {
+                self.cause = ReplayCause::Rebuild;
+            }
             self.status.update(|now| (now.head, now.replaying) = (head, Some(Position::ZERO)));
             self.replay = Some(Replay::begin(head));
         }
@@ -130,7 +139,7 @@ impl Follower {
             && let Some(halt) = self.halt.take()
         {
             tracing::info!("The event log can be applied again, after: {}", halt.reason);
-            self.status.update(|now| now.halted = None);
+            self.status.update(|now| (now.halted, now.halted_by) = (None, None));
         }
         Ok(live.max(replay))
     }
@@ -147,6 +156,9 @@ impl Follower {
         let end = page::read(link, live, rows).await;
         live.publish();
         let (end, position) = (end?, live.position());
+        if matches!(end, PageEnd::Drained) {
+            self.status.at_the_end();
+        }
         self.status.update(|now| {
             now.head = if matches!(end, PageEnd::Drained) { position } else { now.head.max(position) };
         });
@@ -154,7 +166,10 @@ impl Follower {
             PageEnd::Full => Next::GoOn,
             PageEnd::Drained => Next::Wait,
             PageEnd::Rewritten => self.rewritten(position),
-            PageEnd::Faulty(fault) => self.halted(&fault, position),
+            PageEnd::Faulty(fault) => {
+                self.halted(&fault, position);
+                Next::BackOff
+            }
         })
     }
 
@@ -196,7 +211,12 @@ impl Follower {
             PageEnd::Full => false,
             PageEnd::Drained => true,
             PageEnd::Rewritten => return Ok(self.rewritten(position)),
-            PageEnd::Faulty(fault) => return Ok(self.halted(&fault, position)),
+            PageEnd::Faulty(fault) => {
+                if self.halted(&fault, position) {
+                    self.options.metrics.replay_failures.inc();
+                }
+                return Ok(Next::BackOff);
+            }
         };
         if replay.has_caught_up(drained, seen)
             && self.bring_live_to(position, link).await?
@@ -214,11 +234,16 @@ impl Follower {
         let snapshot = fold.snapshot();
         let (position, token) = (snapshot.position(), snapshot.token());
         // The old fold goes first, so that the old state is freed where `replace` has it freed.
-        self.live = Some(Live::new(fold, Arc::clone(&self.projection), Arc::clone(&self.hub)));
+        let (projection, hub) = (Arc::clone(&self.projection), Arc::clone(&self.hub));
+        self.live = Some(Live::new(fold, projection, hub, self.options.metrics.clone()));
         self.projection.replace(snapshot);
         self.hub.begin(token);
+        self.options.metrics.replays.of(self.cause).inc();
+        if drained {
+            self.status.at_the_end();
+        }
         self.status.update(|now| {
-            (now.replaying, now.progress) = (None, None);
+            (now.replaying, now.progress, now.following) = (None, None, true);
             now.last_replay = Some(figures);
             now.rebuilds += u64::from(!first);
             now.head = if drained { position } else { now.head.max(position) };
@@ -235,26 +260,30 @@ impl Follower {
         self.live = None;
         self.hub.rewritten();
         if let Some(replay) = self.replay.take() {
+            self.options.metrics.replay_failures.inc();
             replay.give_up();
         }
+        self.cause = ReplayCause::Divergence;
         self.status.update(|now| {
             now.divergences += 1;
-            (now.replaying, now.progress) = (Some(Position::ZERO), None);
+            (now.replaying, now.progress, now.following) = (Some(Position::ZERO), None, false);
         });
         // If somebody asked for a rebuild: this is it.
         self.status.take_rebuild();
         Next::GoOn
     }
 
-    /// Said once for each fault, not for each attempt.
-    fn halted(&mut self, fault: &Fault, at: Position) -> Next {
+    /// Said once for each fault, not for each attempt; whether it was now.
+    fn halted(&mut self, fault: &Fault, at: Position) -> bool {
         let reason = fault.reason();
-        if self.halt.as_ref().is_none_or(|halt| halt.reason != reason) {
+        let is_news = self.halt.as_ref().is_none_or(|halt| halt.reason != reason);
+        if is_news {
             tracing::error!("ConfigStateProjection halted: {}; nothing behind it is applied", Chain(fault));
-            self.status.update(|now| now.halted = Some(reason.clone()));
+            let cause = fault.cause();
+            self.status.update(|now| (now.halted, now.halted_by) = (Some(reason.clone()), Some(cause)));
             self.halt = Some(Halt { reason, at, backoff: Backoff::new(FIRST_RETRY, LONGEST_RETRY) });
         }
-        Next::BackOff
+        is_news
     }
 
     fn say_subscribed(&mut self, link: &Link) {

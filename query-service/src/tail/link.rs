@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use shared::{
     database::{self, Access},
+    metrics::ErrorKind,
     position::Position,
     schema::{self, SchemaError},
 };
@@ -38,6 +39,16 @@ pub(super) enum LinkError {
 }
 
 impl LinkError {
+    /// As metrics tell it.
+    pub(super) fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Silent => ErrorKind::Timeout,
+            Self::Closed => ErrorKind::Connection,
+            Self::Database(error) => ErrorKind::of(error),
+            Self::Schema(_) => ErrorKind::Query,
+        }
+    }
+
     /// As the old system's log lines end.
     pub(super) fn short_cause(&self) -> String {
         match self {

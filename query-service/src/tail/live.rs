@@ -9,6 +9,7 @@ use shared::position::Position;
 
 use super::page::Reader;
 use crate::{
+    metrics::TailMetrics,
     projection::{Fault, Fold, Published, Recorded, Snapshot},
     watch::{Draft, Hub, Message},
 };
@@ -19,6 +20,7 @@ pub(super) struct Live {
     fold: Fold,
     projection: Arc<Published>,
     hub: Arc<Hub>,
+    metrics: TailMetrics,
     /// The command whose end was not seen yet.
     open: Option<Draft>,
     /// The state before it, where it has more than one event.
@@ -31,9 +33,9 @@ pub(super) struct Live {
 
 impl Live {
     /// Goes on from a state that ends where a command does, and is published.
-    pub(super) fn new(fold: Fold, projection: Arc<Published>, hub: Arc<Hub>) -> Self {
+    pub(super) fn new(fold: Fold, projection: Arc<Published>, hub: Arc<Hub>, metrics: TailMetrics) -> Self {
         let published = fold.position();
-        Self { fold, projection, hub, open: None, before: None, whole: vec![], published }
+        Self { fold, projection, hub, metrics, open: None, before: None, whole: vec![], published }
     }
 
     pub(super) fn position(&self) -> Position {
@@ -53,8 +55,10 @@ impl Live {
         if token.position == self.published {
             return;
         }
+        self.metrics.events_applied.inc_by(token.position.0.saturating_sub(self.published.0));
         self.published = token.position;
         self.projection.advance(snapshot);
+        self.metrics.visible(self.whole.iter().map(Message::recorded_at));
         self.hub.publish(std::mem::take(&mut self.whole), token);
     }
 }
@@ -96,12 +100,15 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::tail::page::Reader;
+    use crate::{
+        metrics::tests::{of_tail, of_watches},
+        tail::page::Reader,
+    };
 
     fn live() -> Live {
-        let hub = Arc::new(Hub::new(1, 1_000));
+        let hub = Arc::new(Hub::new(1, 1_000, of_watches()));
         hub.begin(PositionToken::ZERO);
-        Live::new(Fold::default(), Arc::new(Published::nothing_yet()), hub)
+        Live::new(Fold::default(), Arc::new(Published::nothing_yet()), hub, of_tail())
     }
 
     fn event(position: u64, command: u64) -> Recorded<'static> {

@@ -20,6 +20,7 @@ mod follower;
 
 mod health;
 mod status;
+mod telling;
 
 use std::{sync::Arc, time::Duration};
 
@@ -39,8 +40,9 @@ use self::{
 pub(crate) use self::{
     health::ProjectionCheck,
     status::{Progress, ReplayFigures, Status},
+    telling::tell,
 };
-use crate::{projection::Published, watch::Hub};
+use crate::{metrics::TailMetrics, projection::Published, watch::Hub};
 
 /// The log is not one that this process can follow. The process ends: waiting would not help.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +60,7 @@ pub(crate) struct Options {
     pub(crate) poll_interval: Duration,
     pub(crate) listen_for_hints: bool,
     pub(crate) clock: Clock,
+    pub(crate) metrics: TailMetrics,
 }
 
 /// The task that follows the log.
@@ -86,9 +89,16 @@ impl Tail {
 
     async fn follow(mut self) -> TailError {
         let mut outages = Outages::default();
+        let connection = self.options.metrics.connection.clone();
+        let mut opened = false;
         loop {
             let lost = match Link::open(&self.options).await {
-                Ok(mut link) => self.follower.session(&mut link, &mut outages).await,
+                Ok(mut link) => {
+                    if std::mem::replace(&mut opened, true) {
+                        connection.reconnected();
+                    }
+                    self.follower.session(&mut link, &mut outages).await
+                }
                 // Once it was followed, a fault of the set-up is somebody's work under way, and is waited out.
                 Err(LinkError::Schema(error)) if !self.follower.has_followed() => return TailError::Schema(error),
                 Err(LinkError::Database(error)) if !self.follower.has_followed() && !may_pass(&error) => {
@@ -97,6 +107,8 @@ impl Tail {
                 Err(error) => error,
             };
             self.status.disconnected();
+            connection.failed(lost.kind());
+            connection.is_down();
             let wait = outages.lost(&lost, self.follower.has_state());
             tokio::time::sleep(wait).await;
         }

@@ -130,7 +130,9 @@ impl Replay {
         let (of, took) = (self.target.0.max(events), self.began.elapsed());
         let events_per_second = rate(events, took);
         let seconds_left = (of - events).checked_div(events_per_second);
-        Progress { events, of, percent: events * 100 / of.max(1), events_per_second, seconds_left }
+        let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let (percent, began) = (events * 100 / of.max(1), self.began);
+        Progress { events, of, percent, events_per_second, duration_ms, began, seconds_left }
     }
 
     /// Tells how far it is, now and then.
@@ -139,7 +141,7 @@ impl Replay {
             return;
         }
         self.told = Instant::now();
-        let Progress { events, of, percent, events_per_second, seconds_left } = self.progress();
+        let Progress { events, of, percent, events_per_second, seconds_left, .. } = self.progress();
         let left = seconds_left.map_or("some time".to_owned(), |seconds| format!("about {seconds} s"));
         tracing::info!(events_per_second, "Replayed {events} of {of} events ({percent} %), {left} left");
     }

@@ -12,6 +12,8 @@ use serde::Serialize;
 use shared::{moment::Moment, position::Position};
 use tokio::sync::Notify;
 
+use crate::metrics::HaltCause;
+
 /// Written by the tail, read by everybody. Locked for a few instructions at a time.
 #[derive(Debug)]
 pub(crate) struct Status {
@@ -19,6 +21,8 @@ pub(crate) struct Status {
     began: Instant,
     /// When the log was last heard of, in milliseconds since `began`; 0 = never. Read for every answer, so without a lock.
     last_contact: AtomicU64,
+    /// When readers last saw all of the log, in the same way.
+    at_the_end: AtomicU64,
     rebuild: Notify,
 }
 
@@ -28,6 +32,10 @@ pub(crate) struct Report {
     pub(crate) connected: bool,
     /// Why nothing further is applied.
     pub(crate) halted: Option<String>,
+    /// The same in a word.
+    pub(crate) halted_by: Option<HaltCause>,
+    /// What readers have is kept at the log's end: not before the first replay, nor while a rewritten log is folded anew.
+    pub(crate) following: bool,
     /// How far a replay is, while one runs.
     pub(crate) replaying: Option<Position>,
     /// The same in figures, once it has begun.
@@ -50,6 +58,9 @@ pub(crate) struct Progress {
     pub(crate) of: u64,
     pub(crate) percent: u64,
     pub(crate) events_per_second: u64,
+    pub(crate) duration_ms: u64,
+    #[serde(skip)]
+    pub(crate) began: Instant,
     /// At this rate; `None` as long as there is none.
     pub(crate) seconds_left: Option<u64>,
 }
@@ -85,7 +96,7 @@ impl Status {
         // It begins with a replay, as soon as there is a log to read.
         let now = Mutex::new(Report { replaying: Some(Position::ZERO), ..Report::default() });
         let began = Instant::now();
-        Self { now, began, last_contact: AtomicU64::new(0), rebuild: Notify::new() }
+        Self { now, began, last_contact: AtomicU64::new(0), at_the_end: AtomicU64::new(0), rebuild: Notify::new() }
     }
 
     pub(crate) fn report(&self) -> Report {
@@ -95,6 +106,14 @@ impl Status {
     /// Milliseconds since the log was last heard of; since the start when it never was.
     pub(crate) fn last_contact_ms(&self) -> u64 {
         self.uptime_ms().saturating_sub(self.last_contact.load(Relaxed))
+    }
+
+    /// 0 while readers, who are at `position`, see all that is known of the log; else the milliseconds since they last did.
+    pub(crate) fn lag_ms(&self, report: &Report, position: Position) -> u64 {
+        if report.connected && report.following && report.halted.is_none() && report.head <= position {
+            return 0;
+        }
+        self.uptime_ms().saturating_sub(self.at_the_end.load(Relaxed))
     }
 
     /// Asks the tail to fold the log from zero.
@@ -123,6 +142,11 @@ impl Status {
     pub(super) fn connected(&self) {
         self.last_contact.store(self.uptime_ms().max(1), Relaxed);
         self.lock().connected = true;
+    }
+
+    /// Readers see all of the log.
+    pub(super) fn at_the_end(&self) {
+        self.at_the_end.store(self.uptime_ms().max(1), Relaxed);
     }
 
     pub(super) fn disconnected(&self) {

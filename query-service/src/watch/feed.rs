@@ -11,11 +11,11 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use shared::position::Position;
+use shared::{moment::Moment, position::Position};
 
-use super::{Reset, filter::Filter, ring::Ring};
+use super::{Reset, filter::Filter, message::Message, ring::Ring};
 
-/// Most messages that wait for one watcher; 24 bytes each beside the frames, which are shared.
+/// Most messages that wait for one watcher; 48 bytes each beside the frames, which are shared.
 const BUFFER_MESSAGES: usize = 256;
 
 /// Most bytes of frames that wait for one watcher; 1 MiB. One frame may exceed it.
@@ -34,7 +34,7 @@ pub(super) struct Feed {
 #[derive(Debug)]
 struct Inner {
     mode: Mode,
-    queue: VecDeque<Bytes>,
+    queue: VecDeque<Waiting>,
     bytes: usize,
     /// Up to here everything that the watcher takes was queued.
     position: Position,
@@ -51,10 +51,13 @@ enum Mode {
     Over(Reset),
 }
 
+/// A message that waits: its frame, and when it was recorded, unless the watcher missed it before it came.
+type Waiting = (Bytes, Option<Moment>);
+
 /// What there is for the watcher.
 #[derive(Debug)]
 pub(super) enum Taken {
-    Frame(Bytes),
+    Frame(Waiting),
     Nothing,
     Behind { was_live: bool },
     Over(Reset),
@@ -75,8 +78,9 @@ impl Feed {
         self.lock().position = position;
     }
 
-    /// Hands it a message; `before` is where the log was before it.
-    pub(super) fn push(&self, frame: &Bytes, before: Position, position: Position) {
+    /// Hands it a message's frame; `before` is where the log was before it.
+    pub(super) fn push(&self, frame: &Bytes, before: Position, message: &Message) {
+        let position = message.position();
         let mut inner = self.lock();
         if inner.mode != Mode::Live || position <= inner.position {
             return;
@@ -85,7 +89,7 @@ impl Feed {
             inner.mode = Mode::Behind;
             inner.position = inner.position.max(before);
         } else {
-            inner.queue(frame.clone(), position);
+            inner.queue(frame.clone(), Some(message.recorded_at()), position);
         }
         drop(inner);
         self.waker.wake();
@@ -106,7 +110,8 @@ impl Feed {
                 if inner.is_full(&frame) {
                     return Ok(());
                 }
-                inner.queue(frame, message.position());
+                let recorded_at = Some(message.recorded_at()).filter(|_| inner.was_live);
+                inner.queue(frame, recorded_at, message.position());
             }
             inner.position = message.position();
         }
@@ -133,13 +138,13 @@ impl Feed {
 
     pub(super) fn take(&self) -> Taken {
         let mut inner = self.lock();
-        if let Some(frame) = inner.queue.pop_front() {
-            inner.bytes -= frame.len();
+        if let Some(waiting) = inner.queue.pop_front() {
+            inner.bytes -= waiting.0.len();
             if inner.queue.is_empty() {
                 // An idle watcher keeps no room.
                 inner.queue = VecDeque::new();
             }
-            return Taken::Frame(frame);
+            return Taken::Frame(waiting);
         }
         match inner.mode {
             Mode::Live => Taken::Nothing,
@@ -170,9 +175,9 @@ impl Inner {
         full && !self.queue.is_empty()
     }
 
-    fn queue(&mut self, frame: Bytes, position: Position) {
+    fn queue(&mut self, frame: Bytes, recorded_at: Option<Moment>, position: Position) {
         self.bytes += frame.len();
-        self.queue.push_back(frame);
+        self.queue.push_back((frame, recorded_at));
         self.position = position;
     }
 }

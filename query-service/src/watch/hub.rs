@@ -8,7 +8,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use shared::position::{Position, PositionToken};
+use shared::{
+    metrics::{Metrics, float},
+    position::{Position, PositionToken},
+};
 use tokio::sync::Notify;
 
 use super::{
@@ -19,6 +22,7 @@ use super::{
     message::Message,
     ring::Ring,
 };
+use crate::metrics::{LONG_POLLS, WATCHERS, WATCHERS_LIMIT, WatchMetrics};
 
 /// Fans changes out. Locked by the tail for each message, by a watcher when it comes, goes, or is behind.
 #[derive(Debug)]
@@ -26,6 +30,7 @@ pub(crate) struct Hub {
     inner: Mutex<Inner>,
     /// Most watchers and long polls, both together.
     limit: usize,
+    metrics: WatchMetrics,
 }
 
 #[derive(Debug)]
@@ -61,9 +66,9 @@ pub(super) enum Next {
 
 impl Hub {
     /// For so many watchers and long polls, remembering so many bytes of messages.
-    pub(crate) fn new(limit: usize, ring_bytes: usize) -> Self {
+    pub(crate) fn new(limit: usize, ring_bytes: usize, metrics: WatchMetrics) -> Self {
         let (watchers, waiting, ring) = (Index::default(), Index::default(), Ring::new(ring_bytes));
-        Self { inner: Mutex::new(Inner { watchers, waiting, ring, head: None, stopping: false }), limit }
+        Self { inner: Mutex::new(Inner { watchers, waiting, ring, head: None, stopping: false }), limit, metrics }
     }
 
     /// A state was swapped in that is at `head`. Whoever watches the same log goes on.
@@ -114,10 +119,26 @@ impl Hub {
         self.lock().len()
     }
 
+    /// Tells of watchers and long polls from now on.
+    pub(crate) fn tell(self: &Arc<Self>, metrics: &Metrics) {
+        let hub = Arc::clone(self);
+        metrics.read(&[&WATCHERS, &LONG_POLLS, &WATCHERS_LIMIT], move |told| {
+            let inner = hub.lock();
+            told.value(&WATCHERS, float(inner.watchers.len() as u64));
+            told.value(&LONG_POLLS, float(inner.waiting.len() as u64));
+            told.value(&WATCHERS_LIMIT, float(hub.limit as u64));
+        });
+    }
+
+    /// What watches count.
+    pub(crate) fn metrics(&self) -> &WatchMetrics {
+        &self.metrics
+    }
+
     /// Registers a watcher from now on; where that is.
     pub(crate) fn watch(self: &Arc<Self>, filter: Filter) -> Result<(Subscription, PositionToken), Refused> {
         let mut inner = self.lock();
-        let head = inner.admit(self.limit)?;
+        let head = self.admit(&inner)?;
         let feed = Arc::new(Feed::behind(head.position));
         let (place, filter) = inner.watchers.insert(filter, Arc::clone(&feed));
         drop(inner);
@@ -127,11 +148,19 @@ impl Hub {
     /// Registers somebody who only wants to know that something which the filter takes was changed.
     pub(crate) fn wait_for(self: &Arc<Self>, filter: Filter) -> Result<Waiting, Refused> {
         let mut inner = self.lock();
-        inner.admit(self.limit)?;
+        self.admit(&inner)?;
         let changed = Arc::new(Notify::new());
         let (place, _) = inner.waiting.insert(filter, Arc::clone(&changed));
         drop(inner);
         Ok(Waiting { hub: Arc::clone(self), changed, place })
+    }
+
+    fn admit(&self, inner: &Inner) -> Result<PositionToken, Refused> {
+        let admitted = inner.admit(self.limit);
+        if admitted == Err(Refused::TooMany) {
+            self.metrics.turned_away.inc();
+        }
+        admitted
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -161,7 +190,7 @@ impl Inner {
             // Groups that take the same changes share a frame.
             let frame = frames.entry(taken).or_insert_with_key(|taken| message.with(taken));
             for feed in self.watchers.members(group) {
-                feed.push(frame, head.position, message.position());
+                feed.push(frame, head.position, message);
             }
         }
         for group in self.waiting.taken(message.names()).into_keys() {
@@ -205,7 +234,10 @@ impl Subscription {
         poll_fn(|context| {
             self.feed.register(context.waker());
             match self.feed.take() {
-                Taken::Frame(frame) => Poll::Ready(Next::Frame(frame)),
+                Taken::Frame((frame, recorded_at)) => {
+                    self.hub.metrics.delivered(recorded_at);
+                    Poll::Ready(Next::Frame(frame))
+                }
                 Taken::Over(reset) => Poll::Ready(Next::Over(reset)),
                 Taken::Nothing => Poll::Pending,
                 Taken::Behind { was_live } => match self.read_on() {
@@ -231,6 +263,10 @@ impl Subscription {
     /// Where the hub is.
     pub(super) fn head(&self) -> Option<PositionToken> {
         self.hub.lock().head
+    }
+
+    pub(super) fn metrics(&self) -> &WatchMetrics {
+        &self.hub.metrics
     }
 
     fn read_on(&self) -> Result<(), Position> {
@@ -283,13 +319,14 @@ mod tests {
     use uuid::Uuid;
 
     use super::{super::message::tests::message, *};
+    use crate::metrics::tests::of_watches;
 
     fn token(position: u64) -> PositionToken {
         PositionToken::new(Position(position), Uuid::from_u128(u128::from(position)))
     }
 
     fn hub(ring_bytes: usize) -> Arc<Hub> {
-        let hub = Arc::new(Hub::new(3, ring_bytes));
+        let hub = Arc::new(Hub::new(3, ring_bytes, of_watches()));
         hub.begin(token(10));
         hub
     }

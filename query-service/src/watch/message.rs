@@ -23,6 +23,7 @@ const END: &[u8] = b"]}\n\n";
 pub(crate) struct Message {
     /// Of the command's last event.
     token: PositionToken,
+    recorded_at: Moment,
     frame: Bytes,
     changes: Box<[Change]>,
 }
@@ -41,6 +42,10 @@ impl Message {
 
     pub(super) fn position(&self) -> Position {
         self.token.position
+    }
+
+    pub(crate) fn recorded_at(&self) -> Moment {
+        self.recorded_at
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
@@ -163,7 +168,8 @@ impl Draft {
         frame.extend_from_slice(&self.json);
         frame.extend_from_slice(END);
         frame.shrink_to_fit();
-        Some(Message { token, frame: frame.into(), changes: self.changes.into() })
+        let (frame, changes, recorded_at) = (frame.into(), self.changes.into(), self.recorded_at);
+        Some(Message { token, recorded_at, frame, changes })
     }
 }
 

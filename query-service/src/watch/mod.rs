@@ -24,29 +24,26 @@ pub(crate) use filter::Filter;
 pub(crate) use hub::{Hub, Refused};
 pub(crate) use log::{LogError, LogReader};
 pub(crate) use message::{Draft, Message};
+use shared::{metrics::Words as _, words};
 pub(crate) use stream::{Initial, Stream};
 
-/// Why a stream ends that its client did not end. The client begins again, from what it has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reset {
-    /// It read more slowly than there was news, for longer than the ring goes back.
-    Slow,
-    /// A failover or a restore rewrote the log.
-    Rewritten,
-    /// The process stops.
-    Shutdown,
-    /// The log, which is needed for what is older than the ring, is out of reach.
-    Unavailable,
+words! {
+    /// Why a stream ends that its client did not end. The client begins again, from what it has.
+    pub(crate) enum Reset {
+        /// It read more slowly than there was news, for longer than the ring goes back.
+        Slow = "slow",
+        /// A failover or a restore rewrote the log.
+        Rewritten = "rewritten",
+        /// The process stops.
+        Shutdown = "shutdown",
+        /// The log, which is needed for what is older than the ring, is out of reach.
+        Unavailable = "unavailable",
+    }
 }
 
 impl Reset {
     fn word(self) -> &'static str {
-        match self {
-            Self::Slow => "slow",
-            Self::Rewritten => "rewritten",
-            Self::Shutdown => "shutdown",
-            Self::Unavailable => "unavailable",
-        }
+        Self::WORDS[self.index()]
     }
 
     fn detail(self) -> &'static str {

@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{
     Filter, Reset, frame,
-    hub::{Next, Subscription},
+    hub::{Hub, Next, Subscription},
     log::{LogError, LogReader},
 };
 use crate::projection::Snapshot;
@@ -86,7 +86,8 @@ impl Stream {
     }
 
     /// Ends it at once.
-    pub(crate) fn over(reset: Reset) -> Bytes {
+    pub(crate) fn over(reset: Reset, hub: &Hub) -> Bytes {
+        hub.metrics().resets.of(reset).inc();
         frame::reset(reset, backoff::between(&RECONNECT))
     }
 
@@ -143,6 +144,7 @@ impl Stream {
         let page = self.log.page(self.subscription.filter(), from, head.position).await?;
         self.subscription.start_from(page.reached.position);
         self.reached = page.reached;
+        self.subscription.metrics().deliveries.inc_by(page.frames.len() as u64);
         self.ready.extend(page.frames);
         // How far it came, should nothing further be for this watcher for long.
         self.ready.push_back(frame::bookmark(page.reached));
@@ -158,9 +160,11 @@ impl Stream {
     }
 
     fn end(&mut self, reset: Reset) {
+        self.subscription.metrics().cut.of(reset).inc();
+        self.subscription.metrics().resets.of(reset).inc();
         tracing::debug!("A watcher was ended: {}", reset.word());
         self.phase = Phase::Over;
-        self.ready.push_back(Self::over(reset));
+        self.ready.push_back(frame::reset(reset, backoff::between(&RECONNECT)));
     }
 }
 
@@ -260,6 +264,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        metrics::tests::of_watches,
         projection::{Fold, Recorded},
         watch::{Hub, message::tests::message},
     };
@@ -315,7 +320,7 @@ mod tests {
     /// The ring loses what comes while the state is sent; then the log is asked, which is out of reach here.
     #[tokio::test]
     async fn whoever_takes_long_to_read_the_state_at_first_is_not_slow() {
-        let hub = Arc::new(Hub::new(1, 1_000));
+        let hub = Arc::new(Hub::new(1, 1_000, of_watches()));
         hub.begin(PositionToken::ZERO);
         let (subscription, start) = hub.watch(Filter::new(vec![], None)).unwrap();
         let initial = Initial::of(Arc::new(fold_of(&[("a", "1")]).snapshot()), Arc::clone(subscription.filter()));

@@ -20,7 +20,10 @@ use tower::{Layer, Service};
 use tracing::Instrument;
 
 use super::{negotiation, prefer::Wait, problem::Problem};
-use crate::{clock::Clock, ids::Ids};
+use crate::{
+    ids::Ids,
+    metrics::{HttpMetrics, RouteMetrics},
+};
 
 /// Longest that an answer may take to begin; a stream's body may go on.
 pub const REQUEST_LIMIT: Duration = Duration::from_secs(30);
@@ -52,26 +55,28 @@ impl RequestId {
 /// Outermost, around every route: gives the request its id and span, bounds the time until its answer begins, survives a
 /// panic, and renders its problem. One layer, because each layer of a router costs every request a boxed copy of what is
 /// inside.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Context {
     /// Makes up ids.
     pub ids: Ids,
-    /// Tells how long an answer took.
-    pub clock: Clock,
+    /// Counts requests, and measures how long their answers took.
+    pub metrics: HttpMetrics,
 }
 
 /// A route in its context.
 #[derive(Clone, Debug)]
 pub struct InContext<S> {
     inner: S,
-    context: Context,
+    ids: Ids,
+    /// Of this route: the layer is laid around each of them.
+    metrics: RouteMetrics,
 }
 
 impl<S> Layer<S> for Context {
     type Service = InContext<S>;
 
     fn layer(&self, inner: S) -> InContext<S> {
-        InContext { inner, context: *self }
+        InContext { inner, ids: self.ids, metrics: self.metrics.route() }
     }
 }
 
@@ -90,14 +95,13 @@ where
     }
 
     fn call(&mut self, mut request: Request) -> Self::Future {
-        let Context { ids, clock } = self.context;
-        let id = RequestId::of(request.headers(), ids);
+        let id = RequestId::of(request.headers(), self.ids);
         let as_json = negotiation::prefers_json(request.headers());
         let method = request.method().clone();
         let path = request.extensions().get::<MatchedPath>().cloned();
         let span = tracing::info_span!("request", request_id = id.as_str());
         request.extensions_mut().insert(id.clone());
-        let began = clock.now();
+        let active = self.metrics.begin(&method);
         // Who reads and prefers to wait has that time too.
         let preferred = if method.is_safe() { Wait::of(request.headers()).ok().flatten() } else { None };
         let limit = REQUEST_LIMIT + preferred.map_or(Duration::ZERO, Wait::duration);
@@ -117,8 +121,8 @@ where
                 response.headers_mut().extend(allow.map(|allow| (axum::http::header::ALLOW, allow)));
             }
             response.headers_mut().insert(REQUEST_ID, id.0);
-            let (status, millis) = (response.status().as_u16(), clock.now().millis_since(began));
-            tracing::debug!(status, millis, "{method} {route}");
+            let micros = active.answered(route, response.status());
+            tracing::debug!(status = response.status().as_u16(), micros, "{method} {route}");
             Ok(response)
         };
         Box::pin(in_context.instrument(span))

@@ -65,18 +65,29 @@ impl Health {
         self.report(Asked::Ready).await.0 == StatusCode::OK
     }
 
-    async fn report(&self, asked: Asked) -> (StatusCode, Json<Value>) {
+    /// What each check finds now.
+    pub(super) async fn all(&self) -> Vec<(&'static str, Result<(), String>)> {
+        self.results(Asked::Health).await
+    }
+
+    async fn results(&self, asked: Asked) -> Vec<(&'static str, Result<(), String>)> {
         let relevant = self.checks.iter().filter(|check| asked == Asked::Health || check.needed_to_serve());
         let results = join_all(relevant.map(async |check| {
             let check_or_ready = if asked == Asked::Health { check.check() } else { check.ready() };
             let result = tokio::time::timeout(CHECK_LIMIT, check_or_ready).await;
             let result = result.unwrap_or_else(|_| Err(format!("no answer within {} s", CHECK_LIMIT.as_secs())));
-            (check.name().to_owned(), result)
+            (check.name(), result)
         }));
-        let results = results.await;
+        results.await
+    }
+
+    async fn report(&self, asked: Asked) -> (StatusCode, Json<Value>) {
+        let results = self.results(asked).await;
         let well = results.iter().all(|(_, result)| result.is_ok());
-        let checks: Map<_, _> =
-            results.into_iter().map(|(name, result)| (name, json!(result.err().unwrap_or("ok".to_owned())))).collect();
+        let told = |(name, result): (&str, Result<(), String>)| {
+            (name.to_owned(), json!(result.err().unwrap_or("ok".to_owned())))
+        };
+        let checks: Map<_, _> = results.into_iter().map(told).collect();
         let status = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let word = if well { "ok" } else { "unavailable" };
         (status, Json(json!({ "status": word, "timestamp": self.clock.now(), "checks": checks })))

@@ -1,6 +1,8 @@
 //! The server: hyper's own connection builder, because `axum::serve` sets no timer and so no header read timeout.
 
 use std::{
+    error::Error as _,
+    io,
     net::SocketAddr,
     pin::Pin,
     sync::{
@@ -27,6 +29,7 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::port_owner::CannotListen;
+use crate::metrics::{HttpMetrics, OpenConnection};
 
 /// Longest that a client may take to send a request's head.
 pub const HEADER_READ_LIMIT: Duration = Duration::from_secs(10);
@@ -53,7 +56,13 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, CannotListen> {
 
 /// Serves until `stop`, then finishes the requests under way, for `limit` at most, and cuts those that are left. Returns
 /// when the limit is over, for what else is to end by then.
-pub(crate) async fn run(listener: TcpListener, routes: Router, stop: CancellationToken, limit: Duration) -> Instant {
+pub(crate) async fn run(
+    listener: TcpListener,
+    routes: Router,
+    metrics: &HttpMetrics,
+    stop: CancellationToken,
+    limit: Duration,
+) -> Instant {
     let mut connections = JoinSet::new();
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let (stopping, leave) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
@@ -73,6 +82,7 @@ pub(crate) async fn run(listener: TcpListener, routes: Router, stop: Cancellatio
             leave: Box::pin(leave.clone().cancelled_owned()),
             waits_to_leave: false,
             leaves: false,
+            open: metrics.connection(),
             _place: place,
         });
     }
@@ -98,6 +108,7 @@ struct Serving {
     waits_to_leave: bool,
     /// It was told to end behind the request under way.
     leaves: bool,
+    open: OpenConnection,
     _place: OwnedSemaphorePermit,
 }
 
@@ -115,10 +126,19 @@ impl Future for Serving {
         }
         this.connection.as_mut().poll(context).map(|ended| {
             if let Err(error) = ended {
+                if is_stalled(&error) {
+                    this.open.stalled();
+                }
                 tracing::debug!(%error, "A connection ended");
             }
         })
     }
+}
+
+/// Whether it was cut because its client read nothing.
+fn is_stalled(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut)
 }
 
 /// A socket whose client must read what it is sent.
@@ -162,15 +182,21 @@ mod tests {
     use tokio_util::task::TaskTracker;
 
     use super::*;
+    use crate::metrics::Metrics;
 
     const PATIENCE: Duration = Duration::from_secs(60);
+
+    async fn serve(listener: TcpListener, routes: Router, stop: CancellationToken) -> Instant {
+        let metrics = Metrics::of("command-service");
+        run(listener, routes, metrics.http(), stop, Duration::from_secs(20)).await
+    }
 
     /// A server of one route, and a client that has asked for it. The clock stands still while there is anything to do.
     async fn asked(routes: Router, stop: &CancellationToken) -> (JoinHandle<Instant>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-        (TaskTracker::new().spawn(run(listener, routes, stop.clone(), Duration::from_secs(20))), client)
+        (TaskTracker::new().spawn(serve(listener, routes, stop.clone())), client)
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,7 +2,10 @@
 
 use std::convert::Infallible;
 
-use command_service::store::{LoadedConfig, Loader, LoaderHandle};
+use command_service::{
+    metrics::LoadMetrics,
+    store::{LoadedConfig, Loader, LoaderHandle},
+};
 use end_to_end::{CommandService, Database, LogLines, until, wait::PATIENCE};
 use futures_util::future::join_all;
 use shared::name::ConfigName;
@@ -129,9 +132,14 @@ struct OneLane {
     task: JoinSet<Result<(), Infallible>>,
 }
 
+fn loader(database: &Database) -> (Loader, LoaderHandle) {
+    let config = CommandService::config(&database.url);
+    Loader::new(config.database, LoadMetrics::new(&config.metrics))
+}
+
 impl OneLane {
     fn on(database: &Database) -> Self {
-        let (loader, handle) = Loader::new(CommandService::config(&database.url).database);
+        let (loader, handle) = loader(database);
         let (stop, mut task) = (CancellationToken::new(), JoinSet::new());
         let lane = loader.lanes().next().expect("a first lane");
         task.spawn(lane.run(stop.clone()));
@@ -165,7 +173,7 @@ async fn counters(running: Option<&str>, database: &Database) -> (i64, i64, i64)
 async fn loads_that_wait_together_are_answered_each_with_its_own_names() {
     let database = Database::new().await;
     fill(&mut database.connect().await, 0..300).await;
-    let (loader, handle) = Loader::new(CommandService::config(&database.url).database);
+    let (loader, handle) = loader(&database);
     let wanted = |n: u32| [n, n + 300].map(|name| ConfigName::stored(&name.to_string())).to_vec();
     let loads = join_all((0..300).map(|n| handle.load(wanted(n), Instant::now() + PATIENCE)));
     let (stop, mut lanes) = (CancellationToken::new(), JoinSet::new());
