@@ -11,6 +11,7 @@ mod deploy;
 mod docs;
 mod gateway;
 mod log_order;
+mod manifests;
 mod past;
 mod process;
 mod reads;

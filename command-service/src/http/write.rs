@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// What a body may have beside its value: the reason, names of fields, blanks; in bytes.
-pub(super) const BODY_ROOM_BYTES: usize = 64 * 1024;
+pub const BODY_ROOM_BYTES: usize = 64 * 1024;
 
 /// Longest trace state that is kept with an event, in bytes; W3C asks for 512 at least.
 const MAX_TRACESTATE_BYTES: usize = 512;
