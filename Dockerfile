@@ -25,7 +25,8 @@ COPY tests/Cargo.toml tests/
 RUN for member in bench command-service embedded-postgres query-service shared standalone tests; do \
         mkdir -p "$member/src" && touch "$member/src/lib.rs" && echo 'fn main() {}' >"$member/src/main.rs" || exit 1; \
     done \
-    && cargo build --release --locked --package command-service --package query-service --package config-api
+    && cargo build --release --locked --package command-service --package query-service --package config-api \
+    && rm -r ./*/src
 
 # The sources. Cargo goes by times, and a file of the context may be older than what was built in its place.
 COPY . .
