@@ -39,7 +39,7 @@ impl System {
 fn cookie(answer: &Answer) -> String {
     let set = answer.header("set-cookie");
     assert!(set.ends_with("; Path=/; Max-Age=60; HttpOnly; SameSite=Lax"), "{answer:?}");
-    set.split(';').next().unwrap().to_owned()
+    set.split(';').next().expect("a first part").to_owned()
 }
 
 async fn get_with(client: &Client, path: &str, headers: &[(&str, &str)]) -> Answer {
@@ -318,11 +318,12 @@ async fn the_health_of_the_whole_is_that_of_both() {
 
 #[tokio::test]
 async fn a_replica_that_cannot_answer_yet_is_passed_over() {
-    let (database, other) = (Database::new().await, Database::empty().await);
+    let database = Database::new().await;
     let command = CommandService::start(&database).await;
     let ready = QueryService::start(&database).await;
-    // It has no schema, and never becomes ready.
-    let replaying = QueryService::start_with(QueryService::config(&other.url)).await;
+    // It waits for a log that never comes.
+    let replaying = QueryService::start_with(QueryService::config("postgres://nobody@127.0.0.1:1/none")).await;
+    assert_eq!(replaying.client.value("a").await.status, 503);
     let gateway = Gateway::start(&command.client, &[&replaying.client, &ready.client]).await;
     let put = gateway.client.put("a", 1).await;
     for _ in 0..10 {
@@ -340,18 +341,19 @@ struct Broken {
 
 impl Broken {
     async fn start(hangs_up: bool) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = Client::new(&format!("http://{}", listener.local_addr().unwrap()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let client = Client::new(&format!("http://{}", listener.local_addr().expect("its address")));
         let (sender, requests) = mpsc::channel(100);
         let mut serving = JoinSet::new();
         serving.spawn(async move {
             let mut kept = vec![];
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut bytes = vec![0; 64 * 1024];
-                let read = stream.read(&mut bytes).await.unwrap();
-                sender.send(String::from_utf8(bytes[..read].to_vec()).unwrap()).await.unwrap();
+                let read = stream.read(&mut bytes).await.expect("a request");
+                let request = String::from_utf8(bytes[..read].to_vec()).expect("UTF-8");
+                sender.send(request).await.expect("the test waits for it");
                 if hangs_up {
-                    stream.shutdown().await.unwrap();
+                    stream.shutdown().await.expect("it is connected");
                 } else {
                     kept.push(stream);
                 }
