@@ -18,7 +18,7 @@ use crate::{
     config::Config,
     http::router::{self, WriteState},
     metrics::{self, AppendMetrics, LoadMetrics, WriteMetrics},
-    store::{self, Committer, CommitterHandle, CommitterOptions, ConfigEventStore, Loader},
+    store::{self, AppendCheck, Committer, CommitterHandle, CommitterOptions, ConfigEventStore, Loader},
     update_worker::{self, UpdateNotifier, UpdateWorker, WorkerCheck},
 };
 
@@ -68,12 +68,15 @@ impl App {
             config.metrics.event_store().pool(name, pool);
         }
         tell(&config.metrics, &committer_handle, &worker_handle);
-        let store = ConfigEventStore::new(loader_handle, committer_handle, pool.clone(), metrics.cache.clone());
+        let store = ConfigEventStore::new(loader_handle, committer_handle.clone(), pool.clone(), metrics.cache.clone());
         let notifier = UpdateNotifier::new(worker_handle.clone());
         let bus = CommandBus::new(store, notifier, tracked.clone(), config.ids, metrics.clone());
 
         let checks: Vec<Arc<dyn Check>> = vec![
-            Arc::new(EventStoreCheck { pool: health_pool.clone(), access: Access::Append }),
+            Arc::new(AppendCheck {
+                log: EventStoreCheck { pool: health_pool.clone(), access: Access::Append },
+                committer: committer_handle.clone(),
+            }),
             Arc::new(DatabaseCheck { pool: health_pool.clone(), needed_to_serve: true }),
             Arc::new(WorkerCheck(worker_handle.clone())),
         ];

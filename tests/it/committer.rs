@@ -6,9 +6,9 @@ use command_service::{
     metrics::AppendMetrics,
     store::{AppendError, Appended, Committer, CommitterHandle, CommitterOptions, NewEvent, Unit},
 };
-use end_to_end::{Answer, Client, CommandService, wait::PATIENCE};
+use end_to_end::{Answer, Client, CommandService, Page, wait::PATIENCE};
 use reqwest::Method;
-use shared::name::ConfigName;
+use shared::{metrics::Metrics, name::ConfigName};
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +20,7 @@ mod outages;
 /// A committer that runs.
 struct Running {
     handle: CommitterHandle,
+    metrics: Metrics,
     stop: CancellationToken,
     task: JoinSet<Result<(), Infallible>>,
 }
@@ -30,7 +31,13 @@ impl Running {
         let (committer, handle) = Committer::new(config.database, options, AppendMetrics::new(&config.metrics));
         let (stop, mut task) = (CancellationToken::new(), JoinSet::new());
         task.spawn(committer.run(stop.clone()));
-        Self { handle, stop, task }
+        Self { handle, metrics: config.metrics, stop, task }
+    }
+
+    /// How many units came to this, as metrics tell it.
+    fn counted(&self, outcome: &str) -> f64 {
+        let page = String::from_utf8(self.metrics.page()).expect("the page is UTF-8");
+        Page::read(&page).value("config_append_units_total", &[("outcome", outcome)])
     }
 
     /// Appends for as long as it takes.

@@ -2,16 +2,25 @@
 
 use std::{
     cell::RefCell,
-    io,
+    fmt, io,
     sync::{Arc, Mutex, Once},
 };
 
-use tracing_subscriber::fmt::MakeWriter;
+use tracing::{
+    Event, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::{
+    Layer,
+    fmt::MakeWriter,
+    layer::{Context, SubscriberExt},
+};
 
 type Written = Arc<Mutex<Vec<u8>>>;
 
 thread_local! {
     static THIS_THREADS: RefCell<Option<Written>> = const { RefCell::new(None) };
+    static UNTELLABLE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
 /// Collects what is logged on this thread for as long as it lives.
@@ -27,12 +36,17 @@ impl LogLines {
     pub fn collect() -> Self {
         static ONCE: Once = Once::new();
         ONCE.call_once(|| {
-            tracing::subscriber::set_global_default(shared::telemetry::text_log(ToThread))
+            tracing::subscriber::set_global_default(shared::telemetry::text_log(ToThread).with(Untellable))
                 .expect("the only log of the tests");
         });
         let written = Written::default();
         THIS_THREADS.set(Some(Arc::clone(&written)));
         Self(written)
+    }
+
+    /// From now on, whoever tells a line on this thread with this in its message panics, as for a bug.
+    pub fn make_untellable(&self, part: &str) {
+        UNTELLABLE.set(Some(part.to_owned()));
     }
 
     /// The lines so far, without their times: `[info] message`.
@@ -59,6 +73,31 @@ impl LogLines {
 impl Drop for LogLines {
     fn drop(&mut self) {
         THIS_THREADS.set(None);
+        UNTELLABLE.set(None);
+    }
+}
+
+/// Panics where it was told to, behind the log: a panic within would leave the line to the next one.
+struct Untellable;
+
+impl<S: Subscriber> Layer<S> for Untellable {
+    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+        UNTELLABLE.with_borrow(|part| {
+            let Some(part) = part else { return };
+            let mut message = Message(String::new());
+            event.record(&mut message);
+            assert!(!message.0.contains(part.as_str()), "this line cannot be told");
+        });
+    }
+}
+
+struct Message(String);
+
+impl Visit for Message {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            self.0 = format!("{value:?}");
+        }
     }
 }
 

@@ -115,7 +115,29 @@ pub struct Handle {
     room: Arc<Semaphore>,
     room_bytes: usize,
     connections: Arc<AtomicU64>,
+    under_way: UnderWay,
     metrics: AppendMetrics,
+}
+
+/// Since when the committer has had the group that it appends, in milliseconds since it was made; 0 when it has none.
+#[derive(Clone, Debug)]
+struct UnderWay {
+    since: Arc<AtomicU64>,
+    made: Instant,
+}
+
+impl UnderWay {
+    fn begins(&self) {
+        self.since.store(self.made_ms_ago().max(1), Ordering::Release);
+    }
+
+    fn ends(&self) {
+        self.since.store(0, Ordering::Release);
+    }
+
+    fn made_ms_ago(&self) -> u64 {
+        u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 impl Handle {
@@ -152,6 +174,16 @@ impl Handle {
         Ok(answered)
     }
 
+    /// How long the group has taken so far that is being appended, its repetitions included.
+    #[must_use]
+    pub fn appending(&self) -> Duration {
+        let now = self.under_way.made_ms_ago();
+        match self.under_way.since.load(Ordering::Acquire) {
+            0 => Duration::ZERO,
+            since => Duration::from_millis(now.saturating_sub(since)),
+        }
+    }
+
     /// How full the queue is: units that wait, and of how many; bytes that wait or are under way, and of how many.
     pub(crate) fn depth(&self) -> [(usize, usize); 2] {
         let units = self.queue.max_capacity() - self.queue.capacity();
@@ -167,6 +199,7 @@ pub struct Committer {
     connections: Connections,
     outage: Outage,
     metrics: AppendMetrics,
+    under_way: UnderWay,
     /// Taken from the queue, but touches a name of the group before it.
     held_back: Option<Waiting>,
 }
@@ -186,8 +219,18 @@ impl Committer {
         let room = Arc::new(Semaphore::new(room_bytes));
         let connections = Connections::new(database, options.attempt_limit, metrics.connection.clone());
         let opened = connections.opened();
-        let handle = Handle { queue: sender, room, room_bytes, connections: opened, metrics: metrics.clone() };
-        (Self { queue, options, connections, outage: Outage::default(), metrics, held_back: None }, handle)
+        let under_way = UnderWay { since: Arc::default(), made: Instant::now() };
+        let (outage, held_back) = (Outage::default(), None);
+        let committer = Self {
+            queue,
+            options,
+            connections,
+            outage,
+            metrics: metrics.clone(),
+            under_way: under_way.clone(),
+            held_back,
+        };
+        (committer, Handle { queue: sender, room, room_bytes, connections: opened, under_way, metrics })
     }
 
     /// Appends what comes until `stop`; then what is queued, and ends.
@@ -211,7 +254,9 @@ impl Committer {
                 },
             };
             let group = self.gather(first);
+            self.under_way.begins();
             self.commit(group).await;
+            self.under_way.ends();
         }
     }
 

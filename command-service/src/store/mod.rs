@@ -24,11 +24,14 @@ mod receipt;
 mod keys;
 mod outage;
 
+mod health;
+
 pub use answer::Answer;
 pub use append::{Appended, Check, IdempotencyKey, Keyed, NewEvent, Unit};
 pub use committer::{AppendError, Committer, Handle as CommitterHandle, Options as CommitterOptions};
 pub use error::StoreError;
 pub use event_store::ConfigEventStore;
+pub use health::AppendCheck;
 pub use keys::sweep;
 pub use loaded::{Decided, LoadedConfig};
 pub use loader::{Handle as LoaderHandle, LANES, Lane, Loader};

@@ -27,6 +27,8 @@ struct Projection {
     /// The last known end of the log.
     head: Position,
     lag_events: u64,
+    /// Since readers last saw all that is known of the log; 0 while they do.
+    lag_ms: u64,
     configurations: usize,
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,6 +58,7 @@ pub(super) async fn handle(State(reads): State<Arc<Reads>>, uri: Uri) -> Result<
         recorded_at: snapshot.recorded_at(),
         head: report.head,
         lag_events: report.head.0.saturating_sub(position.0),
+        lag_ms: reads.status.lag_ms(&report, position),
         configurations: snapshot.len(),
         status: report.word(),
         halted: report.halted,

@@ -186,6 +186,29 @@ mod tests {
     }
 
     #[test]
+    fn lags_from_when_it_last_was_at_the_end() {
+        let status = Status::new();
+        status.update(|now| {
+            (now.connected, now.following, now.replaying, now.head) = (true, true, None, Position(3));
+        });
+        let lags = |change: fn(&mut Report), position| {
+            let mut report = status.report();
+            change(&mut report);
+            status.lag_ms(&report, Position(position)) > 0
+        };
+        while status.uptime_ms() < 2 {
+            std::thread::yield_now();
+        }
+        assert!(!lags(|_| (), 3) && !lags(|_| (), 4));
+        assert!(lags(|_| (), 2), "an event is known");
+        assert!(lags(|now| now.connected = false, 3), "who knows");
+        assert!(lags(|now| now.halted = Some("a hole".to_owned()), 3));
+        assert!(lags(|now| now.following = false, 3), "the log was rewritten");
+        status.at_the_end();
+        assert!(status.lag_ms(&status.report(), Position(2)) < status.uptime_ms(), "it was there meanwhile");
+    }
+
+    #[test]
     fn tells_the_worst_first() {
         let mut report = Report { connected: true, ..Report::default() };
         assert_eq!(report.word(), "live");

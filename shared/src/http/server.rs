@@ -186,17 +186,22 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    async fn serve(listener: TcpListener, routes: Router, stop: CancellationToken) -> Instant {
-        let metrics = Metrics::of("command-service");
-        run(listener, routes, metrics.http(), stop, Duration::from_secs(20)).await
-    }
-
     /// A server of one route, and a client that has asked for it. The clock stands still while there is anything to do.
     async fn asked(routes: Router, stop: &CancellationToken) -> (JoinHandle<Instant>, TcpStream) {
+        asked_and_counted(routes, stop, &Metrics::of("command-service")).await
+    }
+
+    async fn asked_and_counted(
+        routes: Router,
+        stop: &CancellationToken,
+        metrics: &Metrics,
+    ) -> (JoinHandle<Instant>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-        (TaskTracker::new().spawn(serve(listener, routes, stop.clone())), client)
+        let (metrics, stop) = (metrics.http().clone(), stop.clone());
+        let serve = async move { run(listener, routes, &metrics, stop, Duration::from_secs(20)).await };
+        (TaskTracker::new().spawn(serve), client)
     }
 
     #[tokio::test(start_paused = true)]
@@ -212,8 +217,14 @@ mod tests {
             })))
         });
         let began = Instant::now();
-        let (_server, client) = asked(Router::new().route("/", endless), &CancellationToken::new()).await;
+        let metrics = Metrics::of("command-service");
+        let routes = Router::new().route("/", endless);
+        let (_server, client) = asked_and_counted(routes, &CancellationToken::new(), &metrics).await;
         tokio::time::timeout(PATIENCE, let_go.cancelled()).await.expect("the body is let go");
+        tokio::task::yield_now().await;
+        let page = String::from_utf8(metrics.page()).unwrap();
+        assert!(page.contains("\nconfig_http_connections_stalled_total 1\n"), "{page}");
+        assert!(page.contains("\nconfig_http_connections 0\n"), "{page}");
         assert!(began.elapsed() >= WRITE_STALL_LIMIT, "not before its time");
         drop(client);
     }

@@ -128,7 +128,7 @@ async fn an_unconditional_write_that_met_another_is_decided_again() {
 async fn what_is_queued_when_it_is_told_to_stop_is_written_and_answered_first() {
     let database = Database::new().await;
     let options = CommitterOptions { group_units: 2, ..CommitterOptions::default() };
-    let Running { handle, stop, mut task } = Running::on(&database.url, options);
+    let Running { handle, stop, mut task, .. } = Running::on(&database.url, options);
     let append = |name, seen| handle.append(set(name, seen), Instant::now() + PATIENCE);
     let mut log = HeldLog::take(&database).await;
     let mut first = pin!(append("first", 0));

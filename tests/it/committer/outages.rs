@@ -78,6 +78,8 @@ async fn an_append_that_is_cut_off_to_its_end_is_unknown_and_may_be_written_all_
     network.up();
     assert_eq!(place(committer.append(unit).await), Ok(1), "the same command gets its receipt");
     assert_eq!(names(&mut watcher).await, ["a"]);
+    let counted = ["unknown", "repeated", "appended"].map(|outcome| committer.counted(outcome));
+    assert_eq!(counted, [1.0, 1.0, 0.0]);
 }
 
 /// The session that was lost may still carry the append out; only an answer to its very repetition settles it.
@@ -113,6 +115,7 @@ async fn an_append_to_a_stopped_postgres_is_unavailable_in_the_end_and_not_writt
     cluster.start_again().await.unwrap();
     assert_eq!(place(committer.append(set("b", 0)).await), Ok(1));
     assert_eq!(names(&mut database.connect().await).await, ["b"]);
+    assert_eq!(["failed", "appended"].map(|outcome| committer.counted(outcome)), [1.0, 1.0]);
 }
 
 #[tokio::test]
