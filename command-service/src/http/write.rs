@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// What a body may have beside its value: the reason, names of fields, blanks; in bytes.
-pub(super) const BODY_ROOM_BYTES: usize = 64 * 1024;
+pub const BODY_ROOM_BYTES: usize = 64 * 1024;
 
 /// The answer to a change of one configuration, in JSON:
 /// `{"name":"a","version":3,"position":42,"recorded_at":"2024-01-15T10:30:00.000000Z","changed":true}`.

@@ -405,7 +405,7 @@ mod tests {
 
     #[test]
     fn a_change_is_encoded_once_for_all_who_take_the_same_of_it() {
-        let hub = Arc::new(Hub::new(10, 1_000_000));
+        let hub = Arc::new(Hub::new(10, 1_000_000, of_watches()));
         hub.begin(token(10));
         let prefixes = ["", "", "x", "x", "x/", "y"];
         let watchers = prefixes.map(|prefix| watch(&hub, prefix));

@@ -319,7 +319,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_state_at_first_that_is_not_read_in_time_is_given_up_and_its_watcher_told() {
-        let (value, hub) = (format!("\"{}\"", "x".repeat(PIECE_BYTES)), Arc::new(Hub::new(1, 1_000)));
+        let (value, hub) = (format!("\"{}\"", "x".repeat(PIECE_BYTES)), Arc::new(Hub::new(1, 1_000, of_watches())));
         hub.begin(PositionToken::ZERO);
         let (subscription, start) = hub.watch(Filter::new(vec![], None)).unwrap();
         let state = Arc::new(fold_of(&["a", "b", "c"].map(|name| (name, value.as_str()))).snapshot());

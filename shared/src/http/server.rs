@@ -234,13 +234,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (routes, stop) = (Router::new().route("/", get(async || "here")), CancellationToken::new());
-        let server = TaskTracker::new().spawn(run(
-            listener,
-            routes,
-            Metrics::of("query-service").http(),
-            stop.clone(),
-            Duration::from_secs(20),
-        ));
+        let (metrics, stopped) = (Metrics::of("query-service"), stop.clone());
+        let serve = async move { run(listener, routes, metrics.http(), stopped, Duration::from_secs(20)).await };
+        let server = TaskTracker::new().spawn(serve);
         let began = Instant::now();
         client.write_all(request).await.unwrap();
         let mut answer = vec![];

@@ -5,6 +5,7 @@
 //! ```
 
 mod file;
+mod password;
 mod print;
 mod read;
 mod usage;
@@ -27,6 +28,7 @@ use crate::{
 /// Largest setting of the largest value: a quarter of what may wait for the log, 16 MiB.
 const LARGEST_MAX_VALUE_BYTES: u64 = 16 * 1024 * 1024;
 
+pub use password::{NoPassword, PasswordArgs};
 pub use read::{Asked, Defaults, parse, read};
 pub use usage::{UsageError, usage};
 
