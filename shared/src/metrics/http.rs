@@ -78,7 +78,7 @@ impl HttpMetrics {
 
     /// For one route, or one of its methods, wherever that is served.
     pub(crate) fn route(&self) -> RouteMetrics {
-        RouteMetrics { http: self.clone(), kept: Arc::default() }
+        RouteMetrics(Arc::new(Route { http: self.clone(), kept: Default::default() }))
     }
 
     /// A connection is open until this is dropped.
@@ -90,9 +90,12 @@ impl HttpMetrics {
 
 /// What the requests of a route are counted by; cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct RouteMetrics {
+pub(crate) struct RouteMetrics(Arc<Route>);
+
+#[derive(Debug)]
+struct Route {
     http: HttpMetrics,
-    kept: Arc<[OnceLock<Kept>; KEPT_SERIES]>,
+    kept: [OnceLock<Kept>; KEPT_SERIES],
 }
 
 #[derive(Debug)]
@@ -106,16 +109,16 @@ impl RouteMetrics {
     /// A request begins.
     pub(crate) fn begin(&self, method: &Method) -> ActiveRequest {
         let method = KnownMethod::of(method);
-        self.http.active[method.index()].inc();
+        self.0.http.active[method.index()].inc();
         ActiveRequest { route: self.clone(), method, began: std::time::Instant::now(), answered: false }
     }
 
     fn observe(&self, method: KnownMethod, route: &str, status: StatusCode, seconds: f64) {
         let find = || {
             let labels = [method.word(), route, status.as_str()];
-            self.http.durations.with_label_values(&labels)
+            self.0.http.durations.with_label_values(&labels)
         };
-        for kept in &*self.kept {
+        for kept in &self.0.kept {
             let kept = kept.get_or_init(|| Kept { method, status, durations: find() });
             if kept.method == method && kept.status == status {
                 return kept.durations.observe(seconds);
@@ -146,9 +149,10 @@ impl ActiveRequest {
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
-        self.route.http.active[self.method.index()].dec();
+        let http = &self.route.0.http;
+        http.active[self.method.index()].dec();
         if !self.answered {
-            self.route.http.abandoned.inc();
+            http.abandoned.inc();
         }
     }
 }
