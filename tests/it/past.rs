@@ -7,6 +7,7 @@ mod bad_input;
 mod cost;
 mod differences;
 mod events;
+mod faults;
 mod history;
 mod states;
 mod versions;

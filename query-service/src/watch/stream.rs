@@ -358,15 +358,18 @@ mod tests {
     async fn while_the_state_at_first_is_sent_a_watcher_hears_of_a_stop_and_of_a_rewritten_log() {
         let value = format!("\"{}\"", "x".repeat(PIECE_BYTES));
         let state = Arc::new(fold_of(&[("a", &value), ("b", &value), ("c", &value)]).snapshot());
-        let (stop, rewrite): (fn(&Hub), fn(&Hub)) = (Hub::stop, Hub::rewritten);
-        for (end, last) in [(stop, "reset shutdown"), (rewrite, "reset rewritten")] {
+        for last in ["reset shutdown", "reset rewritten"] {
             let hub = hub(0);
             let (stream, _log) = stream(&hub);
             let initial = Initial::of(Arc::clone(&state), Arc::clone(stream.filter()));
             let mut stream = stream.with_initial(initial);
             stream.next().await.expect("its greeting");
             stream.next().await.expect("the first piece");
-            end(&hub);
+            if last.ends_with("shutdown") {
+                hub.stop();
+            } else {
+                hub.rewritten();
+            }
             assert_eq!(events(stream).await, [last]);
         }
     }
