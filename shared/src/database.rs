@@ -15,6 +15,10 @@ use crate::{BoxError, backoff::Backoff, telemetry::Chain};
 /// Longest wait for a connection from a pool; then the request gets 503.
 pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Longest that a connection may take to answer before it goes back to its pool; then it is closed. On a link that died
+/// silently it would keep its place in the pool until TCP gives up, after a quarter of an hour.
+const RETURN_LIMIT: Duration = Duration::from_secs(2);
+
 /// Longest that a statement of ours may run in the server.
 const STATEMENT_TIMEOUT: &str = "30s";
 
@@ -100,7 +104,14 @@ pub fn pool(options: PgConnectOptions, max_connections: u32) -> PgPool {
         .acquire_timeout(ACQUIRE_TIMEOUT)
         // A connection that a restart of Postgres closed is replaced, not handed out.
         .test_before_acquire(true)
+        .after_release(|connection, _| Box::pin(still_answers(connection)))
         .connect_lazy_with(options)
+}
+
+/// The driver asks the same again when this is answered, but waits for ever.
+async fn still_answers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let answer = timeout(RETURN_LIMIT, connection.ping()).await;
+    answer.map_err(|_| sqlx::Error::Io(io::ErrorKind::TimedOut.into()))?.map(|()| true)
 }
 
 /// Whether a transaction on this connection could write.

@@ -8,6 +8,7 @@ mod bounds;
 mod cost;
 mod differences;
 mod events;
+mod faults;
 mod history;
 mod states;
 mod versions;

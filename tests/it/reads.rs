@@ -1,6 +1,7 @@
 //! Reads: how new they are, and lists in pages, while writers write.
 
 mod consistency;
+mod heads;
 mod lists;
 
 use std::collections::BTreeMap;

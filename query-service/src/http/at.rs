@@ -54,5 +54,7 @@ async fn find(reads: &Reads, name: &str, moment: Moment) -> Result<(Option<PgRow
     let (version, newest) = found;
     // A moment that is not over for the log: the next event may still change the answer.
     let cache = if newest.is_none_or(|newest| moment.0 > newest) { DO_NOT_KEEP } else { REVALIDATE };
-    Ok((versions::read(&mut log, name, version).await?, cache))
+    let row = versions::read(&mut log, name, version).await?;
+    log.ended();
+    Ok((row, cache))
 }

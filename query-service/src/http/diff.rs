@@ -24,6 +24,7 @@ use super::{
     link,
     list_at::{self, PAGE_BYTES, PAGE_ENTRIES},
     place::{Asked, bounded, caching, stamp_place},
+    query::{beginning, between_names},
     reads::{CONSISTENCY, MIN_POSITION},
 };
 use crate::{
@@ -97,8 +98,8 @@ fn question(parameters: &Parameters) -> Result<Question<'_>, Problem> {
     Ok(Question {
         from: from.ok_or_else(|| invalid(FROM, "given: a position (0 is the beginning), or a time with a zone"))?,
         to: place(TO)?,
-        prefix: parameters.get(PREFIX).unwrap_or_default(),
-        after: parameters.get(AFTER),
+        prefix: beginning(PREFIX, parameters)?.unwrap_or_default(),
+        after: between_names(AFTER, parameters)?,
         limit: parameters.get(LIMIT).map_or(Ok(PAGE_ENTRIES), list_at::limit)?,
     })
 }

@@ -12,10 +12,7 @@ use shared::{
 };
 
 use super::head;
-use crate::{
-    past::PastError,
-    watch::{LogError, Refused},
-};
+use crate::{past::PastError, watch::Refused};
 
 /// Why a read has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -48,8 +45,6 @@ pub(super) enum ReadError {
     TooManyFollowers,
     #[error("no watcher can be registered: {0:?}")]
     NotWatched(Refused),
-    #[error("the log cannot be read on")]
-    Missed(#[from] LogError),
     #[error("too many lists are being sent")]
     TooManyLists,
     #[error("a rebuild is under way")]
@@ -157,9 +152,6 @@ impl From<ReadError> for Problem {
             ReadError::NotWatched(Refused::Stopping) => {
                 Self::unavailable("stopping", "This process is stopping; try again: another one answers.")
             }
-            ReadError::Missed(LogError::Database(error)) => ReadError::from(error).into(),
-            ReadError::Missed(LogError::Unreadable(unknown)) => ReadError::Unreadable(unknown).into(),
-            ReadError::Missed(LogError::Silent | LogError::Rewritten) => ReadError::LogOutOfReach(None).into(),
             ReadError::TooManyLists => {
                 let detail = "Too many long lists are being sent at the moment; try again, or ask for a `prefix`.";
                 Self::unavailable("too-many-lists", detail)

@@ -29,6 +29,7 @@ use super::{
     error::ReadError,
     link,
     place::{Asked, bounded, stamp_place},
+    query::excluding,
     reads::{CONSISTENCY, MIN_POSITION},
     value::{DO_NOT_KEEP, REVALIDATE},
 };
@@ -114,7 +115,7 @@ fn question(parameters: &Parameters) -> Result<Question, Problem> {
     };
     let limit = match parameters.get(LIMIT).map(str::parse) {
         None => DEFAULT_PAGE_EVENTS,
-        Some(_) if follow => return Err(invalid(LIMIT, "left out with `follow`, which has no end")),
+        Some(_) if follow => return Err(excluding(LIMIT, FOLLOW)),
         Some(Ok(limit @ 1..=MAX_PAGE_EVENTS)) => limit,
         Some(_) => return Err(invalid(LIMIT, "a number from 1 to 10000")),
     };
@@ -206,6 +207,9 @@ impl Writer {
     /// The next piece; for a follower, perhaps after a wait.
     async fn piece(&mut self) -> Result<Option<Bytes>, CutOff> {
         while !self.done && self.left > 0 {
+            if self.news.as_ref().is_some_and(News::is_over) {
+                return Ok(None);
+            }
             if self.drained {
                 let Some(news) = &mut self.news else { return Ok(None) };
                 self.drained = false;
@@ -230,6 +234,9 @@ impl Writer {
     }
 
     async fn read(&mut self) -> Result<Bytes, ReadError> {
+        if let Some(news) = &mut self.news {
+            news.look();
+        }
         let log = self.reads.log().await?;
         let lines = bounded(past::read_on(log, &mut self.cursor, self.left)).await?;
         self.left = self.left.saturating_sub(lines.events);
@@ -258,11 +265,28 @@ enum Wake {
 }
 
 impl News {
+    fn is_over(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// The log is read now: what was applied before is no news any more, whether the log still has it or not.
+    fn look(&mut self) {
+        self.applied.mark_unchanged();
+    }
+
+    /// Waits until something behind the position is applied that was not when the log was read last.
     async fn behind(&mut self, position: Position) -> Wake {
-        let news = timeout(HEARTBEAT_INTERVAL, self.applied.wait_for(|applied| *applied > position));
+        let applied = async {
+            loop {
+                self.applied.changed().await?;
+                if *self.applied.borrow() > position {
+                    return Ok::<_, watch::error::RecvError>(());
+                }
+            }
+        };
         tokio::select! {
             () = self.stop.cancelled() => Wake::Stop,
-            news = news => if matches!(news, Ok(Ok(_))) { Wake::Events } else { Wake::Heartbeat },
+            news = timeout(HEARTBEAT_INTERVAL, applied) => if matches!(news, Ok(Ok(()))) { Wake::Events } else { Wake::Heartbeat },
         }
     }
 }
@@ -281,16 +305,20 @@ mod tests {
         let from = Asked::Token(PositionToken::ZERO);
         assert_eq!(ask("").unwrap(), Question { from, limit: 1_000, follow: false });
         assert_eq!(ask("follow=true&from=7").unwrap().from, Asked::Token("7".parse().unwrap()));
-        for query in ["limit=0", "limit=10001", "limit=x", "follow=yes", "follow=true&limit=3", "from=-1", "from=x"] {
+        for query in ["limit=0", "limit=10001", "limit=x", "follow=yes", "from=-1", "from=x"] {
             assert_eq!(ask(query).unwrap_err().code(), "invalid-parameter", "{query}");
         }
+        assert_eq!(ask("follow=true&limit=3").unwrap_err().code(), "excluding-parameters");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_follower_wakes_for_events_for_a_heartbeat_and_for_the_stop() {
-        let (position, stop) = (watch::Sender::new(Position(3)), CancellationToken::new());
+        let (position, stop) = (watch::Sender::new(Position(2)), CancellationToken::new());
         let mut news = News { applied: position.subscribe(), stop: stop.clone() };
+        news.look();
+        position.send_replace(Position(3));
         assert_eq!(news.behind(Position(2)).await, Wake::Events, "it was told before it asked");
+        news.look();
         let began = Instant::now();
         assert_eq!(news.behind(Position(3)).await, Wake::Heartbeat);
         assert_eq!(began.elapsed(), HEARTBEAT_INTERVAL);
@@ -299,8 +327,24 @@ mod tests {
             position.send_replace(Position(4));
         };
         assert_eq!(tokio::join!(news.behind(Position(3)), later).0, Wake::Events);
+        assert!(!news.is_over());
         stop.cancel();
-        assert_eq!(news.behind(Position(4)).await, Wake::Stop);
+        assert_eq!((news.behind(Position(4)).await, news.is_over()), (Wake::Stop, true));
+    }
+
+    /// A failover made the log shorter than what is applied here, or it is read from a standby that lags.
+    #[tokio::test(start_paused = true)]
+    async fn a_follower_of_a_log_that_has_less_than_was_applied_does_not_ask_again_and_again() {
+        let position = watch::Sender::new(Position(9));
+        let mut news = News { applied: position.subscribe(), stop: CancellationToken::new() };
+        for _ in 0..3 {
+            news.look();
+            let began = Instant::now();
+            assert_eq!(news.behind(Position(3)).await, Wake::Heartbeat);
+            assert_eq!(began.elapsed(), HEARTBEAT_INTERVAL);
+        }
+        position.send_replace(Position(10));
+        assert_eq!(news.behind(Position(3)).await, Wake::Events);
     }
 
     #[test]

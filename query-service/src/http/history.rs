@@ -33,7 +33,6 @@ use super::{
     reads::{CONSISTENCY, MIN_POSITION},
     value::REVALIDATE,
 };
-use crate::past::Reading;
 
 const LIMIT: &str = "limit";
 const ORDER: &str = "order";
@@ -219,7 +218,7 @@ const OLDEST: &str = "
      limit $5";
 
 async fn read(reads: &Reads, name: &str, asked: Asked) -> Result<Page, ReadError> {
-    let mut log = Reading::new(reads.log().await?);
+    let mut log = reads.log().await?;
     let statement = if asked.order == Order::OldestFirst { OLDEST } else { NEWEST };
     let rows = sqlx::query(statement).bind(AGGREGATE_TYPE).bind(name).bind(asked.after).bind(asked.before);
     let mut rows = rows.bind(i64::from(asked.limit) + 1).fetch(&mut *log);
@@ -234,8 +233,11 @@ async fn read(reads: &Reads, name: &str, asked: Asked) -> Result<Page, ReadError
         page.versions.push(version);
     }
     drop(rows);
+    // Before another is asked for: who holds one and waits for the next may wait for himself.
     if bytes <= PAGE_BYTES {
         log.ended();
+    } else {
+        drop(log);
     }
     if asked.order != Order::OldestFirst {
         page.versions.reverse();
@@ -250,7 +252,7 @@ async fn read(reads: &Reads, name: &str, asked: Asked) -> Result<Page, ReadError
 /// The version before the oldest of a page, when the page did not come upon it.
 async fn read_replaced(reads: &Reads, name: &str, oldest: Option<&Version>) -> Result<Option<Version>, ReadError> {
     let Some(oldest) = oldest.filter(|oldest| oldest.sequence > 1) else { return Ok(None) };
-    let mut log = Reading::new(reads.log().await?);
+    let mut log = reads.log().await?;
     let row = sqlx::query(NEWEST).bind(AGGREGATE_TYPE).bind(name).bind(0_i64).bind(oldest.sequence).bind(1_i64);
     let row = row.fetch_optional(&mut *log).await?;
     log.ended();

@@ -146,7 +146,7 @@ fn answer(
 ) -> Result<Response, Problem> {
     let is_known = known.is_some_and(|known| listed.is_known(known));
     let Listed { of, tag, next, content } = listed;
-    if let (Some(_), Content::Entries(selection, _)) = (&next, &content) {
+    if let (false, Some(_), Content::Entries(selection, _)) = (is_known, &next, &content) {
         reads.pinned.keep(&selection.snapshot);
     }
     let told = if is_known { Ok(StatusCode::NOT_MODIFIED.into_response()) } else { write(reads, content) };

@@ -25,6 +25,7 @@ use super::{
     error::ReadError,
     link,
     place::{Asked, bounded, caching, stamp_place},
+    query::excluding,
     reads::MIN_POSITION,
 };
 use crate::past::{self, Page, Place, Wanted};
@@ -104,14 +105,14 @@ fn question(parameters: &Parameters) -> Result<Question, Problem> {
         (None | Some("false"), None) => Form::Values,
         (None | Some("false"), Some("name")) => Form::Names,
         (Some("true"), None) => Form::Count,
-        (Some("true"), Some(_)) => return Err(excluded(COUNT, FIELDS)),
+        (Some("true"), Some(_)) => return Err(excluding(COUNT, FIELDS)),
         (None | Some("false"), Some(_)) => return Err(invalid(FIELDS, "`name`, for names without values")),
         (Some(_), _) => return Err(invalid(COUNT, "true or false")),
     };
     if let Some(other) = [LIMIT, AFTER].into_iter().find(|other| parameters.get(other).is_some())
         && form == Form::Count
     {
-        return Err(excluded(COUNT, other));
+        return Err(excluding(COUNT, other));
     }
     Ok(Question {
         at: Asked::parse(AT, parameters.get(AT).unwrap_or_default())?,
@@ -126,11 +127,6 @@ fn question(parameters: &Parameters) -> Result<Question, Problem> {
 pub(super) fn limit(text: &str) -> Result<u16, Problem> {
     let limit = text.parse().ok().filter(|limit| (1..=PAGE_ENTRIES).contains(limit));
     limit.ok_or_else(|| invalid(LIMIT, "a number from 1 to 1000"))
-}
-
-fn excluded(one: &str, other: &str) -> Problem {
-    let detail = format!("The query parameters `{one}` and `{other}` exclude each other; send one of them.");
-    Problem::bad_request("invalid-parameter", detail)
 }
 
 /// One page, and where the next one begins.
@@ -197,18 +193,16 @@ struct Writer {
 }
 
 impl Writer {
-    /// The next piece; `done` is set with the last one.
+    /// The next piece, which may be empty; `done` is set with the last one.
     async fn chunk(&mut self) -> Result<Bytes, ReadError> {
         let mut chunk = Vec::with_capacity(1024);
-        while !self.done && chunk.is_empty() {
-            let (prefix, after) = (self.question.prefix.as_str(), self.question.after.as_deref());
-            let values = self.question.form == Form::Values;
-            let wanted = Wanted { prefix, after, limit: PAGE_ENTRIES, bytes: PIECE_BYTES, values };
-            let page = bounded(past::state_at(self.reads.log().await?, self.place.position, &wanted)).await?;
-            self.done = page.next.is_none();
-            self.write(&page, &mut chunk);
-            self.question.after = page.next;
-        }
+        let (prefix, after) = (self.question.prefix.as_str(), self.question.after.as_deref());
+        let values = self.question.form == Form::Values;
+        let wanted = Wanted { prefix, after, limit: PAGE_ENTRIES, bytes: PIECE_BYTES, values };
+        let page = bounded(past::state_at(self.reads.log().await?, self.place.position, &wanted)).await?;
+        self.done = page.next.is_none();
+        self.write(&page, &mut chunk);
+        self.question.after = page.next;
         Ok(chunk.into())
     }
 
@@ -232,13 +226,18 @@ impl Writer {
 
     /// The next piece of a list whose beginning was sent.
     async fn rest(&mut self) -> Result<Bytes, CutOff> {
-        if Instant::now() > self.until {
-            return Err(CutOff::Slow);
+        loop {
+            if Instant::now() > self.until {
+                return Err(CutOff::Slow);
+            }
+            let chunk = self.chunk().await.map_err(|error| {
+                tracing::warn!("A list of the past was cut off: {}", Chain(&error));
+                CutOff::Unread
+            })?;
+            if self.done || !chunk.is_empty() {
+                return Ok(chunk);
+            }
         }
-        self.chunk().await.map_err(|error| {
-            tracing::warn!("A list of the past was cut off: {}", Chain(&error));
-            CutOff::Unread
-        })
     }
 }
 
@@ -297,8 +296,10 @@ mod tests {
             ("at=1&count=true&after=a", "`count` and `after` exclude"),
             ("at=1&count=true&fields=name", "`count` and `fields` exclude"),
         ] {
-            let refused = format!("{:?}", ask(query).unwrap_err());
-            assert!(refused.contains("invalid-parameter") && refused.contains(right), "{query}: {refused}");
+            let refused = ask(query).unwrap_err();
+            let code = if right.contains("exclude") { "excluding-parameters" } else { "invalid-parameter" };
+            assert_eq!(refused.code(), code, "{query}");
+            assert!(format!("{refused:?}").contains(right), "{query}: {refused:?}");
         }
     }
 }

@@ -19,6 +19,7 @@ mod list;
 
 mod list_at;
 mod place;
+mod query;
 
 mod diff;
 

@@ -84,11 +84,13 @@ impl Pinned {
         Some(Arc::clone(&pin.snapshot))
     }
 
-    /// Takes out those whose time is over, or that cost too much by now. `written`: to the log, in bytes.
-    fn take_over(&self, written: u64) -> Vec<Pin> {
+    /// Takes out those whose time is over, or that cost too much by now: beside a state that a rebuild swapped in, a whole
+    /// state each. `written`: to the log, in bytes.
+    fn take_over(&self, written: u64, generation: u64) -> Vec<Pin> {
         let over = |pin: &mut Pin| {
             pin.used.elapsed() >= IDLE_LIMIT
                 || pin.since.elapsed() >= AGE_LIMIT
+                || pin.snapshot.generation() != generation
                 || written.saturating_sub(pin.snapshot.written()) > MAX_WRITTEN_BYTES
         };
         self.lock().extract_if(.., over).collect()
@@ -116,8 +118,9 @@ impl Release {
                 () = stop.cancelled() => return Ok(()),
                 Some(snapshot) = self.to_free.recv() => vec![snapshot],
                 _ = looks.tick() => {
-                    let written = self.projection.current().map_or(0, |snapshot| snapshot.written());
-                    self.pinned.take_over(written).into_iter().map(|pin| pin.snapshot).collect()
+                    let newest = self.projection.current().unwrap_or_default();
+                    let over = self.pinned.take_over(newest.written(), newest.generation());
+                    over.into_iter().map(|pin| pin.snapshot).collect()
                 }
             };
             if !over.is_empty() {
@@ -163,7 +166,7 @@ mod tests {
         let (began, mut given_up) = (Instant::now(), vec![]);
         while given_up.len() < 2 {
             advance(Duration::from_secs(5)).await;
-            let over = pinned.take_over(0).into_iter();
+            let over = pinned.take_over(0, 0).into_iter();
             given_up.extend(over.map(|pin| (pin.snapshot.position().0, began.elapsed().as_secs())));
             pinned.at(read.token());
         }
@@ -195,7 +198,33 @@ mod tests {
         let (pinned, _release) = pinned();
         let state = Arc::new(state(3));
         pinned.keep(&state);
-        assert!(pinned.take_over(state.written() + MAX_WRITTEN_BYTES).is_empty());
-        assert_eq!(pinned.take_over(state.written() + MAX_WRITTEN_BYTES + 1).len(), 1);
+        assert!(pinned.take_over(state.written() + MAX_WRITTEN_BYTES, 0).is_empty());
+        assert_eq!(pinned.take_over(state.written() + MAX_WRITTEN_BYTES + 1, 0).len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_state_that_shares_nothing_with_one_that_was_swapped_in_is_given_up() {
+        let projection = Arc::new(Published::nothing_yet());
+        let (pinned, release) = Pinned::new(Arc::clone(&projection));
+        let stop = CancellationToken::new();
+        projection.replace(state(3));
+        pinned.keep(&projection.current().unwrap());
+        projection.advance(state(4));
+        pinned.keep(&projection.current().unwrap());
+        let rebuilt = async {
+            advance(LOOK_EVERY * 3).await;
+            assert_eq!(pinned.lock().len(), 2);
+            projection.replace(state(4));
+            projection.advance(state(5));
+            pinned.keep(&projection.current().unwrap());
+            advance(LOOK_EVERY * 3).await;
+            while pinned.lock().len() > 1 {
+                tokio::task::yield_now().await;
+            }
+            stop.cancel();
+        };
+        let (ended, ()) = tokio::join!(release.run(stop.clone()), rebuilt);
+        assert_eq!(ended, Ok(()));
+        assert!(pinned.at(state(5).token()).is_some());
     }
 }

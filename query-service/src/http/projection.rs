@@ -15,7 +15,7 @@ use shared::{
     position::Position,
 };
 
-use super::{Reads, value::DO_NOT_KEEP};
+use super::{Reads, reads::CONFIG_LAST_CONTACT, value::DO_NOT_KEEP};
 use crate::tail::{Progress, ReplayFigures};
 
 /// What is told.
@@ -71,5 +71,6 @@ pub(super) async fn handle(State(reads): State<Arc<Reads>>, uri: Uri) -> Result<
         watchers: reads.watches.hub.watchers(),
     };
     let position = (CONFIG_POSITION, snapshot.token().to_string());
-    Ok(([(header::CACHE_CONTROL, DO_NOT_KEEP)], [position], Json(projection)).into_response())
+    let last_contact = (CONFIG_LAST_CONTACT, projection.last_contact_ms.to_string());
+    Ok(([(header::CACHE_CONTROL, DO_NOT_KEEP)], [position, last_contact], Json(projection)).into_response())
 }

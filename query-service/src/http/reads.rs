@@ -16,7 +16,7 @@ use shared::{
     position::{Fingerprint, Position, PositionToken},
     redaction::Redaction,
 };
-use sqlx::{PgPool, Postgres, pool::PoolConnection};
+use sqlx::PgPool;
 use tokio::{
     sync::{Semaphore, watch},
     time::{Instant, timeout, timeout_at},
@@ -32,6 +32,7 @@ use super::{
 };
 use crate::{
     metrics::{FOLLOWERS, FOLLOWERS_LIMIT, SNAPSHOTS_PINNED},
+    past::Reading,
     projection::{Published, Snapshot, Standing},
     tail::Status,
     watch::{Hub, LogReader},
@@ -44,7 +45,7 @@ pub(super) const CONSISTENCY: &str = "consistency";
 /// The position that a read must have, as a header.
 const CONFIG_MIN_POSITION: &str = "config-min-position";
 /// How long ago the log was last heard of, in milliseconds.
-const CONFIG_LAST_CONTACT: &str = "config-last-contact";
+pub(super) const CONFIG_LAST_CONTACT: &str = "config-last-contact";
 
 /// Longest that the log is asked about a position that memory does not know.
 const TOKEN_LIMIT: Duration = Duration::from_secs(2);
@@ -170,7 +171,7 @@ impl Reads {
     async fn satisfying(&self, strong: bool, wanted: Option<PositionToken>) -> Result<Arc<Snapshot>, ReadError> {
         let mut snapshot = None;
         if strong {
-            snapshot = Some(self.having(self.head.now().await?).await?);
+            snapshot = Some(self.until(self.head.now().await?, true).await?);
         }
         if let Some(wanted) = wanted {
             snapshot = Some(self.having(wanted).await?);
@@ -195,6 +196,11 @@ impl Reads {
 
     /// Waits for a snapshot that has the event that `wanted` names.
     pub(super) async fn having(&self, wanted: PositionToken) -> Result<Arc<Snapshot>, ReadError> {
+        self.until(wanted, false).await
+    }
+
+    /// Waits for one that has it; `in_log`: and nothing that the log has not.
+    async fn until(&self, wanted: PositionToken, in_log: bool) -> Result<Arc<Snapshot>, ReadError> {
         let deadline = Instant::now() + self.min_position_wait;
         let mut changes = self.projection.changes();
         loop {
@@ -202,6 +208,7 @@ impl Reads {
             let current = self.current();
             if let Some(snapshot) = current.as_ref()
                 && self.has(snapshot, wanted).await?
+                && (!in_log || self.is_in_log(snapshot, wanted).await?)
             {
                 return Ok(Arc::clone(snapshot));
             }
@@ -227,18 +234,30 @@ impl Reads {
         }
     }
 
+    /// Whether the log has all that the snapshot has, when `head` was its head just now. What is beyond was appended since, or
+    /// taken from it by a failover before.
+    async fn is_in_log(&self, snapshot: &Snapshot, head: PositionToken) -> Result<bool, ReadError> {
+        let here = snapshot.token();
+        Ok(here.position <= head.position || self.fingerprint_at(here.position).await? == here.fingerprint)
+    }
+
     /// A connection to the log.
-    pub(super) async fn log(&self) -> Result<PoolConnection<Postgres>, ReadError> {
+    pub(super) async fn log(&self) -> Result<Reading, ReadError> {
         let connection = timeout(LOG_ACQUIRE_LIMIT, self.log.acquire()).await;
-        Ok(connection.map_err(|_| ReadError::LogOutOfReach(None))??)
+        Ok(Reading::new(connection.map_err(|_| ReadError::LogOutOfReach(None))??))
     }
 
     async fn fingerprint_at(&self, position: Position) -> Result<Option<Fingerprint>, ReadError> {
-        let command_id = sqlx::query_scalar::<_, Uuid>("select command_id from events where position = $1")
-            .bind(position.to_parameter())
-            .fetch_optional(&self.log);
-        let command_id = timeout(TOKEN_LIMIT, command_id).await.map_err(|_| ReadError::LogOutOfReach(None))??;
-        Ok(command_id.map(Fingerprint::of))
+        let asked = async {
+            let mut log = self.log().await?;
+            let command_id = sqlx::query_scalar::<_, Uuid>("select command_id from events where position = $1")
+                .bind(position.to_parameter())
+                .fetch_optional(&mut *log)
+                .await?;
+            log.ended();
+            Ok(command_id.map(Fingerprint::of))
+        };
+        timeout(TOKEN_LIMIT, asked).await.unwrap_or(Err(ReadError::LogOutOfReach(None)))
     }
 }
 

@@ -40,7 +40,12 @@ pub(super) async fn handle(
     let parameters = Parameters::of(&uri, &[MIN_POSITION, CONSISTENCY])?;
     let known = value::known_versions(&headers)?;
     let view = reads.view(&headers, &parameters).await?;
-    let row = async { read(&mut *reads.log().await?, &name, version).await };
+    let row = async {
+        let mut log = reads.log().await?;
+        let row = read(&mut log, &name, version).await?;
+        log.ended();
+        Ok(row)
+    };
     let row = timeout(LOG_LIMIT, row).await.unwrap_or(Err(ReadError::LogOutOfReach(None)));
     view.stamp(row.and_then(|row| {
         let row = row.as_ref().ok_or(ReadError::NoSuchVersion)?;

@@ -14,12 +14,18 @@ use shared::{
         parameters::{Parameters, invalid},
         problem::Problem,
     },
-    name::{ConfigName, MAX_NAME_BYTES},
+    name::ConfigName,
     position::PositionToken,
 };
 
-use super::{Reads, error::ReadError, reads::MIN_POSITION, value::DO_NOT_KEEP};
-use crate::watch::{Filter, Initial, LogError, Reset, Stream};
+use super::{
+    Reads,
+    error::ReadError,
+    query::{beginning, excluding},
+    reads::{MIN_POSITION, View},
+    value::DO_NOT_KEEP,
+};
+use crate::watch::{Filter, Initial, Reset, Stream};
 
 const PREFIX: &str = "prefix";
 const NAME: &str = "name";
@@ -56,20 +62,18 @@ pub(super) async fn handle(State(reads): State<Arc<Reads>>, uri: Uri, headers: H
     let (subscription, here) = registered?;
     let stream =
         |start| Stream::behind(start, subscription, reads.watches.log.clone(), reads.watches.bookmark_interval);
-    let (start, mut stream) = match start {
+    let view = reads.view(&headers, &parameters).await?;
+    let (start, stream) = match start {
         Start::Behind(token) => match reads.having(token).await {
             Ok(_) => (token, stream(token)),
             Err(ReadError::Diverged { here, .. }) => {
-                return Ok(answer(here, Body::from(Stream::over(Reset::Rewritten, &reads.watches.hub))));
+                return answer(&view, here, Body::from(Stream::over(Reset::Rewritten, &reads.watches.hub)));
             }
             Err(error) => return Err(reads.stamped(error)),
         },
-        Start::Now => {
-            reads.view(&headers, &parameters).await?;
-            (here, stream(here))
-        }
+        Start::Now => (here, stream(here)),
         Start::Initial => {
-            let snapshot = reads.view(&headers, &parameters).await?.snapshot;
+            let snapshot = Arc::clone(&view.snapshot);
             let start = snapshot.token();
             let stream = stream(start);
             let mut initial = Initial::of(snapshot, Arc::clone(stream.filter()));
@@ -80,24 +84,17 @@ pub(super) async fn handle(State(reads): State<Arc<Reads>>, uri: Uri, headers: H
             (start, stream.with_initial(initial))
         }
     };
-    match stream.begin().await {
-        Ok(()) => Ok(answer(start, Body::from_stream(stream.frames()))),
-        Err(LogError::Rewritten) => Ok(answer(start, Body::from(Stream::over(Reset::Rewritten, &reads.watches.hub)))),
-        Err(error) => Err(reads.stamped(error.into())),
-    }
+    answer(&view, start, Body::from_stream(stream.frames()))
 }
 
 fn asked(parameters: &Parameters, headers: &HeaderMap) -> Result<Asked, Problem> {
     let names: Result<Vec<_>, _> = parameters.all(NAME).map(ConfigName::parse).collect();
-    let (names, prefix) = (names?, parameters.get(PREFIX));
+    let (names, prefix) = (names?, beginning(PREFIX, parameters)?);
     if names.len() > MAX_NAMES {
         return Err(invalid(
             NAME,
             &format!("given {MAX_NAMES} times at most; watch a prefix, or with several requests"),
         ));
-    }
-    if prefix.is_some_and(|prefix| prefix.len() > MAX_NAME_BYTES) {
-        return Err(invalid(PREFIX, &format!("{MAX_NAME_BYTES} bytes at most, as names are")));
     }
     let initial = match parameters.get(INITIAL) {
         None | Some("false") => false,
@@ -105,7 +102,7 @@ fn asked(parameters: &Parameters, headers: &HeaderMap) -> Result<Asked, Problem>
         Some(_) => return Err(invalid(INITIAL, "true or false")),
     };
     if initial && parameters.get(FROM).is_some() {
-        return Err(invalid(FROM, "left out with `initial=true`, which begins with the present state"));
+        return Err(excluding(FROM, INITIAL));
     }
     let parse =
         |origin, text: &str| text.parse().map_err(|source| Problem::from(ReadError::InvalidToken { origin, source }));
@@ -121,14 +118,18 @@ fn asked(parameters: &Parameters, headers: &HeaderMap) -> Result<Asked, Problem>
 }
 
 /// No cache keeps it, no proxy holds it back, and its connection ends with it.
-fn answer(start: PositionToken, body: Body) -> Response {
+fn answer(view: &View, start: PositionToken, body: Body) -> Result<Response, Problem> {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
         (header::CACHE_CONTROL, DO_NOT_KEEP),
         (header::CONNECTION, HeaderValue::from_static("close")),
         (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ];
-    (headers, [(CONFIG_POSITION, start.to_string())], body).into_response()
+    let mut answer = view.stamp(Ok((headers, body).into_response()))?;
+    if let Ok(start) = HeaderValue::try_from(start.to_string()) {
+        answer.headers_mut().insert(CONFIG_POSITION, start);
+    }
+    Ok(answer)
 }
 
 #[cfg(test)]
@@ -159,12 +160,13 @@ mod tests {
     #[test]
     fn refuses_with_what_would_be_right() {
         let names = vec!["name=a"; MAX_NAMES + 1].join("&");
-        let prefix = format!("prefix={}", "a".repeat(MAX_NAME_BYTES + 1));
+        let prefix = format!("prefix={}", "a".repeat(257));
         for (query, last, code, hint) in [
             (names.as_str(), None, "invalid-parameter", "100 times at most"),
-            (prefix.as_str(), None, "invalid-parameter", "256 bytes at most"),
+            (prefix.as_str(), None, "invalid-parameter", "up to 256 bytes"),
+            ("prefix=a%00", None, "invalid-parameter", "without control characters"),
             ("initial=yes", None, "invalid-parameter", "true or false"),
-            ("initial=true&from=1", None, "invalid-parameter", "left out"),
+            ("initial=true&from=1", None, "excluding-parameters", "`from` and `initial`"),
             ("from=x", None, "invalid-position", "such as 42.9f3a01bc"),
             ("", Some("x"), "invalid-position", "Last-Event-ID is no position"),
             ("name=", None, "invalid-name", "The name is empty"),

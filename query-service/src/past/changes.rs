@@ -11,7 +11,7 @@ use shared::{
     position::Position,
     value::ConfigJson,
 };
-use sqlx::{Postgres, Row, pool::PoolConnection, postgres::PgRow};
+use sqlx::{Row, postgres::PgRow};
 use tokio::time::Instant;
 
 use super::{PastError, reading::Reading};
@@ -90,17 +90,13 @@ impl Version {
 }
 
 /// The state at a position, a page of it: names that had a value, in the order of their bytes.
-pub(crate) async fn state_at(
-    log: PoolConnection<Postgres>,
-    at: Position,
-    wanted: &Wanted<'_>,
-) -> Result<Page, PastError> {
+pub(crate) async fn state_at(log: Reading, at: Position, wanted: &Wanted<'_>) -> Result<Page, PastError> {
     gather(log, (Position::ZERO, at), wanted, |change| change.is.has_value()).await
 }
 
 /// What is another at `to` than it was at `from`, a page of it. What was set and deleted between them is not told.
 pub(crate) async fn between(
-    log: PoolConnection<Postgres>,
+    log: Reading,
     from: Position,
     to: Position,
     wanted: &Wanted<'_>,
@@ -110,12 +106,12 @@ pub(crate) async fn between(
 }
 
 async fn gather(
-    log: PoolConnection<Postgres>,
+    mut log: Reading,
     range: (Position, Position),
     wanted: &Wanted<'_>,
     keep: impl Fn(&Change) -> bool,
 ) -> Result<Page, PastError> {
-    let (mut log, until) = (Reading::new(log), Instant::now() + PAGE_TIME);
+    let until = Instant::now() + PAGE_TIME;
     let (limit, mut room) = (usize::from(wanted.limit), wanted.bytes);
     let (mut page, mut after) = (Page::default(), wanted.after.map(str::to_owned));
     loop {

@@ -10,7 +10,7 @@ use shared::{
     position::Position,
     value::ConfigJson,
 };
-use sqlx::{Postgres, Row, pool::PoolConnection, postgres::PgRow};
+use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{PastError, reading::Reading};
@@ -83,12 +83,7 @@ impl Cursor {
 }
 
 /// Reads on from the cursor, which is moved behind what was read: at most `limit` events, and what fits into a piece.
-pub(crate) async fn read_on(
-    log: PoolConnection<Postgres>,
-    cursor: &mut Cursor,
-    limit: u64,
-) -> Result<Lines, PastError> {
-    let mut log = Reading::new(log);
+pub(crate) async fn read_on(mut log: Reading, cursor: &mut Cursor, limit: u64) -> Result<Lines, PastError> {
     let most = u64::from(cursor.fitting).min(limit);
     let mut anchored = cursor.command_id.is_none();
     let rows = i64::try_from(most).unwrap_or(i64::MAX) + i64::from(!anchored);

@@ -5,7 +5,6 @@ use shared::{
     moment::Moment,
     position::{Position, PositionToken},
 };
-use sqlx::{Postgres, pool::PoolConnection};
 use uuid::Uuid;
 
 use super::{PastError, reading::Reading};
@@ -36,19 +35,17 @@ impl Place {
 }
 
 /// The place of this position; `None` when the log has no event there.
-pub(crate) async fn at_position(log: PoolConnection<Postgres>, position: Position) -> Result<Option<Place>, PastError> {
+pub(crate) async fn at_position(mut log: Reading, position: Position) -> Result<Option<Place>, PastError> {
     if position == Position::ZERO {
         return Ok(Some(Place::BEGINNING));
     }
-    let mut log = Reading::new(log);
     let event = event_at(&mut log, position).await?;
     log.ended();
     Ok(event.map(|event| Place { position, event: Some(event), open: false }))
 }
 
 /// The last place at this moment; it is open when the moment is later than the newest event.
-pub(crate) async fn at_moment(log: PoolConnection<Postgres>, moment: Moment) -> Result<Place, PastError> {
-    let mut log = Reading::new(log);
+pub(crate) async fn at_moment(mut log: Reading, moment: Moment) -> Result<Place, PastError> {
     let found = sqlx::query_as::<_, (i64, Option<DateTime<Utc>>)>(
         "select position_at($1), (select recorded_at from events order by position desc limit 1)",
     );
@@ -60,8 +57,7 @@ pub(crate) async fn at_moment(log: PoolConnection<Postgres>, moment: Moment) -> 
 }
 
 /// The end of the log, which is open.
-pub(crate) async fn newest(log: PoolConnection<Postgres>) -> Result<Place, PastError> {
-    let mut log = Reading::new(log);
+pub(crate) async fn newest(mut log: Reading) -> Result<Place, PastError> {
     let found = sqlx::query_as::<_, (i64, Uuid, DateTime<Utc>)>(
         "select position, command_id, recorded_at from events order by position desc limit 1",
     );

@@ -99,9 +99,13 @@ impl Fold {
         self.anchor().is_none_or(|anchor| found == Some(anchor))
     }
 
-    /// The state so far, for readers. Cheap: it shares everything.
+    /// The state so far, for readers. Cheap: it shares everything. Its own event it always knows.
     pub(crate) fn snapshot(&self) -> Snapshot {
-        self.state.clone()
+        let mut snapshot = self.state.clone();
+        if let (Some(command_id), true) = (self.command_id, snapshot.recent.is_empty()) {
+            snapshot.recent.push_back(Fingerprint::of(command_id));
+        }
+        snapshot
     }
 
     /// The state alone, when nothing more is folded.

@@ -1,6 +1,13 @@
 //! Where snapshots are handed from the tail to readers, without a lock.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::Duration,
+};
 
 use arc_swap::ArcSwapOption;
 use shared::position::{Applied, Position};
@@ -20,11 +27,14 @@ pub(crate) struct Published {
     current: ArcSwapOption<Snapshot>,
     /// Set after `current`, so that whoever sees a position here finds a snapshot that has it.
     position: watch::Sender<Position>,
+    /// Of the current one.
+    generation: AtomicU64,
 }
 
 impl Published {
     pub(crate) fn nothing_yet() -> Self {
-        Self { current: ArcSwapOption::empty(), position: watch::Sender::new(Position::ZERO) }
+        let (current, position) = (ArcSwapOption::empty(), watch::Sender::new(Position::ZERO));
+        Self { current, position, generation: AtomicU64::new(0) }
     }
 
     pub(crate) fn current(&self) -> Option<Arc<Snapshot>> {
@@ -48,12 +58,14 @@ impl Published {
 
     /// Another state as a whole: the old one shares nothing with it.
     pub(crate) fn replace(&self, snapshot: Snapshot) {
+        self.generation.fetch_add(1, Relaxed);
         if let Some(old) = self.swap(snapshot) {
             free_aside(old);
         }
     }
 
-    fn swap(&self, snapshot: Snapshot) -> Option<Arc<Snapshot>> {
+    fn swap(&self, mut snapshot: Snapshot) -> Option<Arc<Snapshot>> {
+        snapshot.generation = self.generation.load(Relaxed);
         let position = snapshot.position();
         let old = self.current.swap(Some(Arc::new(snapshot)));
         self.position.send_replace(position);

@@ -26,6 +26,9 @@ pub(crate) struct Snapshot {
     pub(super) changed: Option<(Position, Moment)>,
     /// What was changed so far, in bytes: the difference of two snapshots is about what the older one costs beside the newer.
     pub(super) written: u64,
+    /// Which of the states that were folded from zero it goes on from, counted by [`Published`](super::Published). Those of
+    /// different ones share nothing.
+    pub(super) generation: u64,
     /// Of the events that end at `position`; at most [`RECENT_EVENTS`].
     pub(super) recent: Vector<Fingerprint>,
 }
@@ -65,6 +68,11 @@ impl Snapshot {
     /// Bytes of all changes that it was folded from.
     pub(crate) fn written(&self) -> u64 {
         self.written
+    }
+
+    /// Another one for states that share nothing with this.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
     }
 
     pub(crate) fn len(&self) -> usize {

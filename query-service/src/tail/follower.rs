@@ -19,9 +19,10 @@ use crate::{
     watch::Hub,
 };
 
-/// First and longest wait before a log that cannot be applied is tried again; shorter than the heartbeat's 5 s.
+/// First and longest wait before a log that cannot be applied is tried again. With the 4 s that an answer may take, no more
+/// than the 5 s within which a dead link is noticed.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
-const LONGEST_RETRY: Duration = Duration::from_secs(2);
+const LONGEST_RETRY: Duration = Duration::from_secs(1);
 
 /// The folds, and what is known of the log. It outlives connections.
 #[derive(Debug)]
@@ -54,6 +55,8 @@ struct Halt {
 /// What to do after a round; of two folds the later word counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Next {
+    /// Nothing was heard of the log.
+    Silent,
     Wait,
     BackOff,
     GoOn,
@@ -95,17 +98,19 @@ impl Follower {
         loop {
             link.forget_hints();
             let next = self.round(link).await?;
-            outages.contact();
-            self.status.connected();
-            self.options.metrics.connection.works();
-            self.followed = true;
+            if next != Next::Silent {
+                outages.contact();
+                self.status.connected();
+                self.options.metrics.connection.works();
+                self.followed = true;
+            }
             if next != Next::BackOff && self.replay.is_none() && !said_subscribed {
                 said_subscribed = true;
                 self.say_subscribed(link);
             }
             match next {
                 Next::GoOn => {}
-                Next::Wait => self.wait(link).await?,
+                Next::Silent | Next::Wait => self.wait(link).await?,
                 Next::BackOff => {
                     let wait = self.halt.as_mut().map(|halt| halt.backoff.next_wait());
                     tokio::time::sleep(wait.unwrap_or(FIRST_RETRY)).await;
@@ -149,7 +154,7 @@ impl Follower {
     }
 
     async fn follow_live(&mut self, link: &mut Link) -> Result<Next, LinkError> {
-        let Some(live) = &self.live else { return Ok(Next::Wait) };
+        let Some(live) = &self.live else { return Ok(Next::Silent) };
         let rows = page_rows(self.halt.as_ref(), live.position());
         self.read_live(link, rows).await
     }
@@ -204,16 +209,19 @@ impl Follower {
     }
 
     async fn go_on_replaying(&mut self, link: &mut Link) -> Result<Next, LinkError> {
-        let Some(replay) = &mut self.replay else { return Ok(Next::Wait) };
+        let Some(replay) = &mut self.replay else { return Ok(Next::Silent) };
         let rows = page_rows(self.halt.as_ref(), replay.position());
         let end = replay.go_on(link, &self.options, rows, self.halt.is_some()).await?;
         replay.tell_progress();
         let (position, progress) = (replay.position(), replay.progress());
+        let before = self.status.report().replaying;
         self.status.update(|now| {
             (now.replaying, now.progress, now.head) = (Some(position), Some(progress), now.head.max(position));
         });
-        // A copy is under way.
-        let Some(end) = end else { return Ok(Next::Wait) };
+        let Some(end) = end else {
+            // A copy is under way, through connections of its own: what is heard of the log is what they bring.
+            return Ok(if before.is_some_and(|before| position > before) { Next::Wait } else { Next::Silent });
+        };
         let seen = self.live.as_ref().map_or(Position::ZERO, Live::position);
         let drained = match end {
             PageEnd::Full => false,

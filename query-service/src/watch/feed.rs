@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use shared::{moment::Moment, position::Position};
+use shared::{moment::Moment, position::PositionToken};
 
 use super::{Reset, filter::Filter, message::Message, ring::Ring};
 
@@ -37,7 +37,7 @@ struct Inner {
     queue: VecDeque<Waiting>,
     bytes: usize,
     /// Up to here everything that the watcher takes was queued.
-    position: Position,
+    reached: PositionToken,
     /// It was at the log's end once: from then on the ring must be enough.
     was_live: bool,
 }
@@ -64,32 +64,30 @@ pub(super) enum Taken {
 }
 
 impl Feed {
-    /// Behind a position, not yet live.
-    pub(super) fn behind(position: Position) -> Self {
+    /// Behind a place in the log, not yet live.
+    pub(super) fn behind(reached: PositionToken) -> Self {
         let (mode, queue) = (Mode::Behind, VecDeque::new());
-        Self {
-            inner: Mutex::new(Inner { mode, queue, bytes: 0, position, was_live: false }),
-            waker: AtomicWaker::new(),
-        }
+        Self { inner: Mutex::new(Inner { mode, queue, bytes: 0, reached, was_live: false }), waker: AtomicWaker::new() }
     }
 
     /// It has everything up to here, from elsewhere.
-    pub(super) fn start_from(&self, position: Position) {
-        self.lock().position = position;
+    pub(super) fn start_from(&self, reached: PositionToken) {
+        self.lock().reached = reached;
     }
 
-    /// Hands it a message's frame; `before` is where the log was before it.
-    pub(super) fn push(&self, frame: &Bytes, before: Position, message: &Message) {
-        let position = message.position();
+    /// Hands it a message; `before` is where the log was before it. Without the frame it is to look for it itself.
+    pub(super) fn push(&self, frame: Option<&Bytes>, before: PositionToken, message: &Message) {
+        let at = message.token();
         let mut inner = self.lock();
-        if inner.mode != Mode::Live || position <= inner.position {
+        if inner.mode != Mode::Live || at.position <= inner.reached.position {
             return;
         }
-        if inner.is_full(frame) {
-            inner.mode = Mode::Behind;
-            inner.position = inner.position.max(before);
-        } else {
-            inner.queue(frame.clone(), Some(message.recorded_at()), position);
+        match frame.filter(|frame| !inner.is_full(frame)) {
+            Some(frame) => inner.queue(frame.clone(), Some(message.recorded_at()), at),
+            None => {
+                inner.mode = Mode::Behind;
+                inner.is_at(before);
+            }
         }
         drop(inner);
         self.waker.wake();
@@ -98,26 +96,26 @@ impl Feed {
     /// Reads on from the ring, as far as there is room; at its end, which is the log's, the watcher is live.
     ///
     /// # Errors
-    /// The position up to which it has everything, when the ring does not go back so far.
-    pub(super) fn read_on(&self, filter: &Filter, head: Position, ring: &Ring) -> Result<(), Position> {
+    /// The place up to which it has everything, when the ring does not go back so far.
+    pub(super) fn read_on(&self, filter: &Filter, head: PositionToken, ring: &Ring) -> Result<(), PositionToken> {
         let mut inner = self.lock();
         if inner.mode != Mode::Behind {
             return Ok(());
         }
-        let mut messages = ring.behind(inner.position).ok_or(inner.position)?;
+        let mut messages = ring.behind(inner.reached.position).ok_or(inner.reached)?;
         for message in messages.by_ref().take(SCAN_MESSAGES) {
             if let Some(frame) = message.for_filter(filter) {
                 if inner.is_full(&frame) {
                     return Ok(());
                 }
                 let recorded_at = Some(message.recorded_at()).filter(|_| inner.was_live);
-                inner.queue(frame, recorded_at, message.position());
+                inner.queue(frame, recorded_at, message.token());
             }
-            inner.position = message.position();
+            inner.reached = message.token();
         }
         if messages.next().is_none() {
             (inner.mode, inner.was_live) = (Mode::Live, true);
-            inner.position = inner.position.max(head);
+            inner.is_at(head);
         }
         Ok(())
     }
@@ -153,10 +151,23 @@ impl Feed {
         }
     }
 
+    /// Whether it was ended, also when something is still queued.
+    pub(super) fn over(&self) -> Option<Reset> {
+        match self.lock().mode {
+            Mode::Over(reset) => Some(reset),
+            Mode::Live | Mode::Behind => None,
+        }
+    }
+
     /// Whether everything up to the log's end was taken.
     pub(super) fn is_at_the_end(&self) -> bool {
         let inner = self.lock();
         inner.mode == Mode::Live && inner.queue.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_behind(&self) -> bool {
+        self.lock().mode == Mode::Behind
     }
 
     /// Is woken when there is something to take.
@@ -175,9 +186,16 @@ impl Inner {
         full && !self.queue.is_empty()
     }
 
-    fn queue(&mut self, frame: Bytes, recorded_at: Option<Moment>, position: Position) {
+    fn queue(&mut self, frame: Bytes, recorded_at: Option<Moment>, at: PositionToken) {
         self.bytes += frame.len();
         self.queue.push_back((frame, recorded_at));
-        self.position = position;
+        self.reached = at;
+    }
+
+    /// Up to there is nothing more for it.
+    fn is_at(&mut self, place: PositionToken) {
+        if place.position > self.reached.position {
+            self.reached = place;
+        }
     }
 }

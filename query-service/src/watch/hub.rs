@@ -1,7 +1,7 @@
 //! Where the tail hands news over, and watchers and long polls are registered.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     future::poll_fn,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::Poll,
@@ -24,6 +24,10 @@ use super::{
     ring::Ring,
 };
 use crate::metrics::{LONG_POLLS, WATCHERS, WATCHERS_LIMIT, WatchMetrics};
+
+/// Frames that are put together for one message at once, under the lock, in bytes; 16 MiB, and one. Who would be handed a
+/// further one looks for it in the ring.
+const FRAMES_BYTES: usize = 16 * 1024 * 1024;
 
 /// Fans changes out. Locked by the tail for each message, by a watcher when it comes, goes, or is behind.
 #[derive(Debug)]
@@ -60,8 +64,8 @@ pub(crate) enum Refused {
 #[derive(Debug)]
 pub(super) enum Next {
     Frame(Bytes),
-    /// The ring does not go back to this position: the log does.
-    Older(Position),
+    /// The ring does not go back to this place: the log does.
+    Older(PositionToken),
     Over(Reset),
 }
 
@@ -142,8 +146,9 @@ impl Hub {
     /// Registers a watcher from now on; where that is.
     pub(crate) fn watch(self: &Arc<Self>, filter: Filter) -> Result<(Subscription, PositionToken), Refused> {
         let mut inner = self.lock();
-        let head = self.admit(&inner)?;
-        let feed = Arc::new(Feed::behind(head.position));
+        self.admit(&inner)?;
+        let head = inner.head.ok_or(Refused::NotReady)?;
+        let feed = Arc::new(Feed::behind(head));
         let (place, filter) = inner.watchers.insert(filter, Arc::clone(&feed));
         drop(inner);
         Ok((Subscription { hub: Arc::clone(self), feed, filter, place }, head))
@@ -152,6 +157,7 @@ impl Hub {
     /// Registers somebody who only wants to know that something which the filter takes was changed.
     pub(crate) fn wait_for(self: &Arc<Self>, filter: Filter) -> Result<Waiting, Refused> {
         let mut inner = self.lock();
+        // Also while the log is folded anew: what it comes to is a change.
         self.admit(&inner)?;
         let changed = Arc::new(Notify::new());
         let (place, _) = inner.waiting.insert(filter, Arc::clone(&changed));
@@ -159,7 +165,7 @@ impl Hub {
         Ok(Waiting { hub: Arc::clone(self), changed, place })
     }
 
-    fn admit(&self, inner: &Inner) -> Result<PositionToken, Refused> {
+    fn admit(&self, inner: &Inner) -> Result<(), Refused> {
         let admitted = inner.admit(self.limit);
         if admitted == Err(Refused::TooMany) {
             self.metrics.turned_away.inc();
@@ -177,26 +183,33 @@ impl Inner {
         self.watchers.len() + self.waiting.len()
     }
 
-    fn admit(&self, limit: usize) -> Result<PositionToken, Refused> {
+    fn admit(&self, limit: usize) -> Result<(), Refused> {
         if self.stopping {
             return Err(Refused::Stopping);
         }
         if self.len() >= limit {
             return Err(Refused::TooMany);
         }
-        self.head.ok_or(Refused::NotReady)
+        Ok(())
     }
 
     /// Hands a message to whoever takes it; how many those are.
     fn deliver(&mut self, message: &Arc<Message>, evicted: &mut Vec<Arc<Message>>) -> usize {
-        let Some(head) = self.head else { return 0 };
-        let mut watchers = 0;
-        let mut frames: HashMap<Vec<usize>, Bytes> = HashMap::new();
+        let (Some(head), mut watchers) = (self.head, 0) else { return 0 };
+        let (mut frames, mut room): (HashMap<Vec<usize>, Bytes>, _) = (HashMap::new(), FRAMES_BYTES);
         for (group, taken) in self.watchers.taken(message.names()) {
             // Groups that take the same changes share a frame.
-            let frame = frames.entry(taken).or_insert_with_key(|taken| message.with(taken));
+            let frame = match frames.entry(taken) {
+                Entry::Occupied(frame) => Some(frame.into_mut()),
+                Entry::Vacant(_) if room == 0 => None,
+                Entry::Vacant(place) => {
+                    let frame = message.with(place.key());
+                    room = room.saturating_sub(frame.len());
+                    Some(place.insert(frame))
+                }
+            };
             for feed in self.watchers.members(group) {
-                feed.push(frame, head.position, message);
+                feed.push(frame.as_deref(), head, message);
                 watchers += 1;
             }
         }
@@ -227,17 +240,12 @@ pub(crate) struct Subscription {
 
 impl Subscription {
     /// The watcher has everything up to here.
-    pub(crate) fn start_from(&self, position: Position) {
-        self.feed.start_from(position);
+    pub(crate) fn start_from(&self, reached: PositionToken) {
+        self.feed.start_from(reached);
     }
 
     pub(crate) fn filter(&self) -> &Arc<Filter> {
         &self.filter
-    }
-
-    /// The position up to which the watcher has everything, when the ring does not go back so far.
-    pub(crate) fn needs_the_log(&self) -> Option<Position> {
-        self.read_on().err()
     }
 
     /// What comes next. Safe to drop while it waits.
@@ -258,9 +266,23 @@ impl Subscription {
                         Poll::Pending
                     }
                     Err(_) if was_live => Poll::Ready(Next::Over(Reset::Slow)),
-                    Err(position) => Poll::Ready(Next::Older(position)),
+                    Err(reached) => Poll::Ready(Next::Older(reached)),
                 },
             }
+        })
+        .await
+    }
+
+    /// Why it is over, if it is; what is queued is left aside.
+    pub(super) fn over(&self) -> Option<Reset> {
+        self.feed.over()
+    }
+
+    /// Resolves when it is over. Safe to drop while it waits.
+    pub(super) async fn ended(&self) -> Reset {
+        poll_fn(|context| {
+            self.feed.register(context.waker());
+            self.feed.over().map_or(Poll::Pending, Poll::Ready)
         })
         .await
     }
@@ -280,13 +302,13 @@ impl Subscription {
         &self.hub.metrics
     }
 
-    fn read_on(&self) -> Result<(), Position> {
+    fn read_on(&self) -> Result<(), PositionToken> {
         let inner = self.hub.lock();
         let Some(head) = inner.head else {
             self.feed.end(Reset::Rewritten);
             return Ok(());
         };
-        self.feed.read_on(&self.filter, head.position, &inner.ring)
+        self.feed.read_on(&self.filter, head, &inner.ring)
     }
 }
 
@@ -366,7 +388,7 @@ mod tests {
                     let text = std::str::from_utf8(&frame).unwrap();
                     told.push(text[4..].split('.').next().unwrap().parse().unwrap());
                 }
-                Some(Next::Older(position)) => return vec![-i64::try_from(position.0).unwrap()],
+                Some(Next::Older(reached)) => return vec![-i64::try_from(reached.position.0).unwrap()],
                 Some(Next::Over(_)) => {
                     told.push(-1);
                     return told;
@@ -396,7 +418,7 @@ mod tests {
     fn who_has_a_change_already_is_not_told_it_when_it_is_handed_over() {
         let hub = hub(1_000_000);
         let (watcher, _) = hub.watch(Filter::new(vec![], None)).unwrap();
-        watcher.start_from(Position(11));
+        watcher.start_from(token(11));
         assert!(positions(&watcher).is_empty());
         set(&hub, 11, &["a"]);
         set(&hub, 12, &["a"]);
@@ -431,7 +453,7 @@ mod tests {
             [(10, vec![12, 14, 16, 18, 20]), (13, vec![14, 16, 18, 20]), (20, vec![]), (9, vec![-9])]
         {
             let (watcher, _) = hub.watch(Filter::new(vec![], Some("a"))).unwrap();
-            watcher.start_from(Position(from));
+            watcher.start_from(token(from));
             assert_eq!(positions(&watcher), expected, "behind {from}");
         }
     }
@@ -463,6 +485,50 @@ mod tests {
         assert!(told.len() >= 256 && told.iter().copied().eq((11..).take(told.len())), "no gap before it: {told:?}");
     }
 
+    /// So that the log can tell whether it is still the one that the watcher was told of.
+    #[test]
+    fn a_watcher_that_needs_the_log_knows_the_event_that_it_stands_at() {
+        let hub = hub(200_000);
+        for position in 11..=310 {
+            set(&hub, position, &["a"]);
+        }
+        let (watcher, _) = hub.watch(Filter::new(vec![], Some("a"))).unwrap();
+        watcher.start_from(token(10));
+        assert!(watcher.next().now_or_never().is_none(), "it reads on in pieces");
+        for position in 311..=2_310 {
+            set(&hub, position, &["b"]);
+        }
+        let mut told = 0;
+        let reached = loop {
+            match watcher.next().now_or_never() {
+                Some(Next::Frame(_)) => told += 1,
+                Some(Next::Older(reached)) => break reached,
+                other => panic!("{other:?} after {told}"),
+            }
+        };
+        assert_eq!((told, reached), (256, message(266, &[("a", None)]).token()));
+    }
+
+    #[test]
+    fn when_a_command_makes_too_many_different_frames_the_rest_is_found_in_the_ring() {
+        let hub = Arc::new(Hub::new(100, 1_000_000_000, of_watches()));
+        hub.begin(token(10));
+        let watchers: Vec<_> = (0..40).map(|n| watch(&hub, &format!("n{n:02}"))).collect();
+        let value = format!("\"{}\"", "x".repeat(1_000_000));
+        let names: Vec<_> = (0..40).map(|n| format!("n{n:02}")).collect();
+        let changes: Vec<_> = names.iter().map(|name| (name.as_str(), Some(value.as_str()))).collect();
+        let message = message(50, &changes);
+        let token = message.token();
+        hub.publish(vec![message], token);
+        let queued = watchers.iter().filter(|watcher| watcher.bookmark().is_none()).count();
+        assert_eq!(queued, 40, "something waits for each");
+        let handed = watchers.iter().filter(|watcher| watcher.feed.is_behind()).count();
+        assert!((20..=25).contains(&handed), "{handed} look for it themselves");
+        assert!(watchers.iter().all(|watcher| positions(watcher) == [50]));
+        set(&hub, 51, &["n07"]);
+        assert_eq!(positions(&watchers[7]), [51], "live again");
+    }
+
     #[test]
     fn a_rewritten_log_ends_all_watchers_and_a_rebuild_of_the_same_ends_none() {
         let hub = hub(1_000_000);
@@ -474,7 +540,10 @@ mod tests {
         hub.rewritten();
         assert_eq!(positions(&watcher), [-1], "what was queued may be lost");
         assert_eq!(hub.watch(Filter::new(vec![], None)).unwrap_err(), Refused::NotReady);
+        let mut waiting = hub.wait_for(Filter::new(vec![], None)).unwrap();
+        assert_eq!(waiting.changed().now_or_never(), None);
         hub.begin(token(9));
+        assert_eq!(waiting.changed().now_or_never(), Some(Ok(())), "the state may be another");
         set(&hub, 10, &["a"]);
         assert_eq!(positions(&watcher), [-1]);
         let (watcher, from) = hub.watch(Filter::new(vec![], None)).unwrap();

@@ -1,6 +1,6 @@
-//! What is older than the ring, from the log: in bounded taking, one at a time, until the stream meets the ring.
+//! What is older than the ring, from the log: in bounded pages, by few at a time, until the stream meets the ring.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -12,7 +12,10 @@ use shared::{
     position::{Fingerprint, Position, PositionToken},
 };
 use sqlx::{PgPool, Postgres, Row, pool::PoolConnection, postgres::PgRow};
-use tokio::time::timeout;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 use uuid::Uuid;
 
 use super::{filter::Filter, message::Draft};
@@ -21,8 +24,15 @@ use crate::projection::Recorded;
 /// Events on a page; more only for a command that has more.
 const PAGE_ROWS: i64 = 1_000;
 
-/// Frames after which a page ends, with the command that they end in, in bytes; 1 MiB.
-const PAGE_BYTES: usize = 1024 * 1024;
+/// Frames after which a page ends, with the command that they end in, in bytes; 256 KiB. A command has 8 MiB at most.
+const PAGE_BYTES: usize = 256 * 1024;
+
+/// Watchers that read the log at once, each with a page in memory until its client has read it; more wait. After a restart of
+/// this process all of them have missed something.
+pub(super) const MAX_READERS: usize = 64;
+
+/// Longest wait for a place among them; less than proxies wait for a stream's next bytes.
+const PLACE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Longest that a page may take, the wait for one of the few connections included.
 const PAGE_LIMIT: Duration = Duration::from_secs(10);
@@ -34,6 +44,8 @@ pub(crate) enum LogError {
     Database(#[from] sqlx::Error),
     #[error("the event log does not answer within {} s", PAGE_LIMIT.as_secs())]
     Silent,
+    #[error("no place among {MAX_READERS} readers of the event log within {} s", PLACE_LIMIT.as_secs())]
+    Crowded,
     #[error("an event in the log cannot be read")]
     Unreadable(#[from] UnknownEvent),
     /// The event that the stream stands at is no longer there.
@@ -47,16 +59,33 @@ pub(crate) struct Page {
     pub(super) frames: Vec<Bytes>,
     /// The end of the last command.
     pub(super) reached: PositionToken,
+    /// For the page behind it.
+    pub(super) fitting: Fitting,
 }
 
 /// Reads the log for watchers. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct LogReader(PgPool);
+pub(crate) struct LogReader {
+    pool: PgPool,
+    places: Arc<Semaphore>,
+}
 
-/// Payloads that nobody asked for stay where they are. The event at `$1` comes first: it must still be the same.
+/// How many events are likely to fit into the next page: where changes are large, fewer are asked for, because a connection
+/// that still sends cannot be used again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fitting(i64);
+
+impl Default for Fitting {
+    fn default() -> Self {
+        Self(PAGE_ROWS)
+    }
+}
+
+/// Payloads that nobody asked for stay where they are; who made a command is told by its first event. The event at `$1` comes first: it must still be the same.
 const PAGE: &str = "
     select position, aggregate_type, aggregate_id, sequence, event_type, event_version,
-           case when taken then payload::text end, metadata::text, recorded_at, command_id, taken
+           case when taken then payload::text end, case when taken or part = 0 then metadata::text end, recorded_at,
+           command_id, taken
       from events,
            lateral (select position > $1 and position <= $2
                            and (aggregate_id = any($3) or coalesce(starts_with(aggregate_id, $4), false)) as taken) filtered
@@ -70,26 +99,43 @@ const COMMAND_START: &str = "
 
 impl LogReader {
     pub(crate) fn new(pool: PgPool) -> Self {
-        Self(pool)
+        Self { pool, places: Arc::new(Semaphore::new(MAX_READERS)) }
+    }
+
+    /// Waits for a place among those who read. It is kept until what was read is sent.
+    pub(super) async fn place(&self) -> Result<OwnedSemaphorePermit, LogError> {
+        let place = timeout(PLACE_LIMIT, Arc::clone(&self.places).acquire_owned()).await;
+        place.map_err(|_| LogError::Crowded)?.map_err(|_| LogError::Crowded)
     }
 
     /// The next page behind `from` for this filter, no further than `to`, where a command ends.
-    pub(crate) async fn page(&self, filter: &Filter, from: PositionToken, to: Position) -> Result<Page, LogError> {
-        timeout(PAGE_LIMIT, self.read(filter, from, to)).await.map_err(|_| LogError::Silent)?
+    pub(super) async fn page(
+        &self,
+        filter: &Filter,
+        from: PositionToken,
+        to: Position,
+        fitting: Fitting,
+    ) -> Result<Page, LogError> {
+        timeout(PAGE_LIMIT, self.read(filter, from, to, fitting)).await.map_err(|_| LogError::Silent)?
     }
 
-    async fn read(&self, filter: &Filter, from: PositionToken, to: Position) -> Result<Page, LogError> {
-        let mut connection = self.0.acquire().await?;
+    async fn read(
+        &self,
+        filter: &Filter,
+        from: PositionToken,
+        to: Position,
+        fitting: Fitting,
+    ) -> Result<Page, LogError> {
+        let mut reading = Reading { connection: self.pool.acquire().await?, to_its_end: false };
         let start: Option<i64> = sqlx::query_scalar(COMMAND_START)
             .bind(from.position.to_parameter())
-            .fetch_optional(&mut *connection)
+            .fetch_optional(&mut *reading.connection)
             .await?;
         let start = start.map_or(from.position, Position::from_column);
         let from = if start < from.position { PositionToken { position: start, fingerprint: None } } else { from };
-        let mut connection = Reading { connection, to_its_end: false };
-        let mut rows = PAGE_ROWS;
+        let mut rows = fitting.0;
         loop {
-            if let Some(page) = read_rows(&mut connection, filter, from, to, rows).await? {
+            if let Some(page) = read_rows(&mut reading, filter, from, to, rows).await? {
                 return Ok(page);
             }
             // One command is longer than the page.
@@ -124,7 +170,9 @@ async fn read_rows(
     let names: Vec<&str> = filter.names().iter().map(ConfigName::as_str).collect();
     let query = sqlx::query(PAGE).bind(from.position.to_parameter()).bind(to.to_parameter());
     let mut stream = query.bind(names).bind(filter.prefix()).bind(rows + 1).fetch(&mut *reading.connection);
-    let mut taking = Taking { page: Page { frames: vec![], reached: from }, bytes: 0, read: 0, open: None };
+    let fitting = Fitting(rows.saturating_mul(2).min(PAGE_ROWS));
+    let page = Page { frames: vec![], reached: from, fitting };
+    let mut taking = Taking { page, bytes: 0, read: 0, open: None };
     let mut anchored = from.position == Position::ZERO;
     while let Some(row) = stream.try_next().await? {
         let (event, taken) = (recorded(&row)?, row.try_get(10)?);
@@ -136,6 +184,7 @@ async fn read_rows(
             anchored = true;
         } else if event.position <= to && taking.take(&event, taken)? {
             // Full: the rest is not waited for.
+            taking.page.fitting = Fitting(taking.read);
             return Ok(Some(taking.page));
         }
     }
@@ -144,7 +193,8 @@ async fn read_rows(
     if taking.open.as_ref().is_some_and(|(_, last)| last.position >= to) {
         taking.close();
     }
-    let more = taking.read == rows;
+    // From the beginning on there is no event to come first, and one more is read.
+    let more = taking.read >= rows;
     if taking.page.reached.position > from.position {
         return Ok(Some(taking.page));
     }
@@ -201,7 +251,7 @@ fn recorded(row: &PgRow) -> Result<Recorded<'_>, sqlx::Error> {
         event_type: row.try_get(4)?,
         event_version: row.try_get(5)?,
         payload: row.try_get::<Option<&str>, _>(6)?.unwrap_or_default(),
-        metadata: row.try_get(7)?,
+        metadata: row.try_get::<Option<&str>, _>(7)?.unwrap_or_default(),
         recorded_at: Moment(row.try_get::<DateTime<Utc>, _>(8)?),
         command_id: row.try_get::<Uuid, _>(9)?,
     })
@@ -229,7 +279,7 @@ mod tests {
             recorded_at: "2024-01-15T10:30:00Z".parse().unwrap(),
             command_id: Uuid::from_u128(u128::from(position.div_ceil(2))),
         };
-        let page = Page { frames: vec![], reached: PositionToken::ZERO };
+        let page = Page { frames: vec![], reached: PositionToken::ZERO, fitting: Fitting::default() };
         let mut taking = Taking { page, bytes: 0, read: 0, open: None };
         let full = (1..10).find(|position| taking.take(&event(*position), true).unwrap());
         assert_eq!((full, taking.page.reached.position, taking.page.frames.len()), (Some(5), Position(4), 2));

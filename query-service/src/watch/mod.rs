@@ -22,7 +22,7 @@ mod stream;
 
 pub(crate) use filter::Filter;
 pub(crate) use hub::{Hub, Refused};
-pub(crate) use log::{LogError, LogReader};
+pub(crate) use log::LogReader;
 pub(crate) use message::{Draft, Message};
 use shared::{metrics::Words as _, words};
 pub(crate) use stream::{Initial, Stream};
@@ -58,8 +58,8 @@ impl Reset {
             }
             Self::Shutdown => "This process is stopping: watch again, with the last id as Last-Event-ID.",
             Self::Unavailable => {
-                "The event log is out of reach, and what is older than this process remembers is read from it: watch again, \
-                 with the last id as Last-Event-ID."
+                "The event log is out of reach, or too many read it, and what is older than this process remembers is read from \
+                 it: watch again, with the last id as Last-Event-ID."
             }
         }
     }

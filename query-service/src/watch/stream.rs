@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use shared::{backoff, name::ConfigName, position::PositionToken, telemetry::Chain};
 use tokio::{
+    select,
     sync::OwnedSemaphorePermit,
     time::{Instant, Sleep, sleep},
 };
@@ -13,7 +14,7 @@ use tokio::{
 use super::{
     Filter, Reset, frame,
     hub::{Hub, Next, Subscription},
-    log::{LogError, LogReader},
+    log::{Fitting, LogError, LogReader},
 };
 use crate::projection::Snapshot;
 
@@ -33,8 +34,9 @@ pub(crate) struct Stream {
     log: LogReader,
     phase: Phase,
     ready: VecDeque<Bytes>,
-    /// The last place that was reached on another way than by the feed.
-    reached: PositionToken,
+    /// Its place among those who read the log, as long as something of a page is ready.
+    place: Option<OwnedSemaphorePermit>,
+    fitting: Fitting,
     bookmark_interval: Duration,
     next_bookmark: Pin<Box<Sleep>>,
 }
@@ -54,11 +56,11 @@ impl Stream {
         log: LogReader,
         bookmark_interval: Duration,
     ) -> Self {
-        subscription.start_from(start.position);
+        subscription.start_from(start);
         let ready = VecDeque::from([frame::hello(backoff::between(&RECONNECT)), frame::bookmark(start)]);
         let next_bookmark = Box::pin(sleep(jittered(bookmark_interval)));
-        let phase = Phase::Following;
-        Self { subscription, log, phase, ready, reached: start, bookmark_interval, next_bookmark }
+        let (phase, place, fitting) = (Phase::Following, None, Fitting::default());
+        Self { subscription, log, phase, ready, place, fitting, bookmark_interval, next_bookmark }
     }
 
     /// Sends the state first that it begins behind.
@@ -67,18 +69,6 @@ impl Stream {
         self.ready.truncate(1);
         self.phase = Phase::Initial(Box::new(initial));
         self
-    }
-
-    /// Reads the first page of what is older than the ring, so that a log out of reach is a status and not a stream.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub(crate) async fn begin(&mut self) -> Result<(), LogError> {
-        // Behind a state at first it is looked for when that is sent: until then the watcher is not live, and so never slow.
-        if matches!(self.phase, Phase::Following) && self.subscription.needs_the_log().is_some() {
-            self.read_log(self.reached).await?;
-        }
-        Ok(())
     }
 
     pub(crate) fn filter(&self) -> &Arc<Filter> {
@@ -101,30 +91,29 @@ impl Stream {
             if let Some(frame) = self.ready.pop_front() {
                 if self.ready.is_empty() {
                     // An idle watcher keeps no room.
-                    self.ready = VecDeque::new();
+                    (self.ready, self.place) = (VecDeque::new(), None);
                 }
                 return Some(frame);
             }
             match &mut self.phase {
                 Phase::Over => return None,
-                Phase::Initial(initial) => match initial.piece() {
-                    Some(Ok(piece)) => return Some(piece),
-                    Some(Err(TooSlow)) => self.end(Reset::Slow),
-                    None => {
-                        self.ready.push_back(frame::initial_end(self.reached, initial.configurations));
+                Phase::Initial(initial) => match (self.subscription.over(), initial.piece()) {
+                    (Some(reset), _) => self.end(reset),
+                    (None, Some(Ok(piece))) => return Some(piece),
+                    (None, Some(Err(TooSlow))) => self.end(Reset::Slow),
+                    (None, None) => {
+                        self.ready.push_back(frame::initial_end(initial.snapshot.token(), initial.configurations));
                         self.phase = Phase::Following;
                     }
                 },
-                Phase::Following => tokio::select! {
+                Phase::Following => select! {
                     biased;
                     next = self.subscription.next() => match next {
                         Next::Frame(frame) => return Some(frame),
                         Next::Over(reset) => self.end(reset),
-                        Next::Older(position) => {
-                            let from = Some(self.reached).filter(|reached| reached.position == position);
-                            let from = from.unwrap_or(PositionToken { position, fingerprint: None });
-                            if let Err(error) = Box::pin(self.read_log(from)).await {
-                                self.give_up(&error);
+                        Next::Older(from) => {
+                            if let Err(reset) = Box::pin(self.read_log(from)).await {
+                                self.end(reset);
                             }
                         }
                     },
@@ -139,24 +128,25 @@ impl Stream {
         }
     }
 
-    async fn read_log(&mut self, from: PositionToken) -> Result<(), LogError> {
-        let Some(head) = self.subscription.head() else { return Err(LogError::Rewritten) };
-        let page = self.log.page(self.subscription.filter(), from, head.position).await?;
-        self.subscription.start_from(page.reached.position);
-        self.reached = page.reached;
+    async fn read_log(&mut self, from: PositionToken) -> Result<(), Reset> {
+        let read = async {
+            let place = self.log.place().await?;
+            let head = self.subscription.head().ok_or(LogError::Rewritten)?;
+            let page = self.log.page(self.subscription.filter(), from, head.position, self.fitting).await?;
+            Ok((place, page))
+        };
+        let (place, page) = select! {
+            biased;
+            reset = self.subscription.ended() => return Err(reset),
+            read = read => read.map_err(|error| unread(&error))?,
+        };
+        self.subscription.start_from(page.reached);
+        (self.place, self.fitting) = (Some(place), page.fitting);
         self.subscription.metrics().deliveries.inc_by(page.frames.len() as u64);
         self.ready.extend(page.frames);
         // How far it came, should nothing further be for this watcher for long.
         self.ready.push_back(frame::bookmark(page.reached));
         Ok(())
-    }
-
-    fn give_up(&mut self, error: &LogError) {
-        if matches!(error, LogError::Rewritten) {
-            return self.end(Reset::Rewritten);
-        }
-        tracing::warn!("A watcher that needs the event log was ended: {}", Chain(error));
-        self.end(Reset::Unavailable);
     }
 
     fn end(&mut self, reset: Reset) {
@@ -166,6 +156,15 @@ impl Stream {
         self.phase = Phase::Over;
         self.ready.push_back(frame::reset(reset, backoff::between(&RECONNECT)));
     }
+}
+
+/// Why the stream ends when the log could not be read.
+fn unread(error: &LogError) -> Reset {
+    if matches!(error, LogError::Rewritten) {
+        return Reset::Rewritten;
+    }
+    tracing::warn!("A watcher that needs the event log was ended: {}", Chain(error));
+    Reset::Unavailable
 }
 
 fn jittered(interval: Duration) -> Duration {
@@ -266,7 +265,7 @@ mod tests {
     use crate::{
         metrics::tests::of_watches,
         projection::{Fold, Recorded},
-        watch::{Hub, message::tests::message},
+        watch::{Hub, log::MAX_READERS, message::tests::message},
     };
 
     fn fold_of(values: &[(&str, &str)]) -> Fold {
@@ -350,29 +349,85 @@ mod tests {
         assert!(spread > Some(Duration::from_secs(4)), "{waits:?}");
     }
 
+    /// At this position, remembering next to nothing.
+    fn hub(position: u64) -> Arc<Hub> {
+        let hub = Arc::new(Hub::new(3, 1_000, of_watches()));
+        hub.begin(PositionToken { position: Position(position), fingerprint: None });
+        hub
+    }
+
+    /// A watcher from the beginning on, and its log, which is out of reach.
+    fn stream(hub: &Arc<Hub>) -> (Stream, LogReader) {
+        let (subscription, _) = hub.watch(Filter::new(vec![], None)).unwrap();
+        let log = PgPoolOptions::new().acquire_timeout(Duration::from_millis(100));
+        let log = LogReader::new(log.connect_lazy("postgres://nobody@127.0.0.1:1/nothing").unwrap());
+        (Stream::behind(PositionToken::ZERO, subscription, log.clone(), Duration::from_secs(60)), log)
+    }
+
+    /// What is told until its end; of the last the reason.
+    async fn events(mut stream: Stream) -> Vec<String> {
+        let mut frames = String::new();
+        while let Some(frame) = stream.next().await {
+            frames.push_str(std::str::from_utf8(&frame).unwrap());
+        }
+        let mut events: Vec<_> =
+            frames.lines().filter_map(|line| line.strip_prefix("event: ")).map(str::to_owned).collect();
+        let reason = frames.rsplit_once("\"reason\":\"").and_then(|(_, rest)| rest.split('"').next()).unwrap();
+        events.last_mut().unwrap().push_str(&format!(" {reason}"));
+        events
+    }
+
     /// The ring loses what comes while the state is sent; then the log is asked, which is out of reach here.
     #[tokio::test]
     async fn whoever_takes_long_to_read_the_state_at_first_is_not_slow() {
-        let hub = Arc::new(Hub::new(1, 1_000, of_watches()));
-        hub.begin(PositionToken::ZERO);
-        let (subscription, start) = hub.watch(Filter::new(vec![], None)).unwrap();
-        let initial = Initial::of(Arc::new(fold_of(&[("a", "1")]).snapshot()), Arc::clone(subscription.filter()));
-        let log = PgPoolOptions::new().acquire_timeout(Duration::from_millis(100));
-        let log = LogReader::new(log.connect_lazy("postgres://nobody@127.0.0.1:1/nothing").unwrap());
-        let mut stream = Stream::behind(start, subscription, log, Duration::from_secs(60)).with_initial(initial);
-        stream.begin().await.unwrap();
+        let hub = hub(0);
+        let (mut stream, _log) = stream(&hub);
+        let initial = Initial::of(Arc::new(fold_of(&[("a", "1")]).snapshot()), Arc::clone(stream.filter()));
+        stream = stream.with_initial(initial);
         for position in 1..=1_000 {
             let message = message(position, &[("a", Some("2"))]);
             let head = message.token();
             hub.publish(vec![message], head);
         }
-        let mut frames = String::new();
-        while let Some(frame) = stream.next().await {
-            frames.push_str(std::str::from_utf8(&frame).unwrap());
+        assert_eq!(events(stream).await, ["initial", "initial-end", "reset unavailable"]);
+    }
+
+    #[tokio::test]
+    async fn while_the_state_at_first_is_sent_a_watcher_hears_of_a_stop_and_of_a_rewritten_log() {
+        let value = format!("\"{}\"", "x".repeat(PIECE_BYTES));
+        let state = Arc::new(fold_of(&[("a", &value), ("b", &value), ("c", &value)]).snapshot());
+        for last in ["reset shutdown", "reset rewritten"] {
+            let hub = hub(0);
+            let (stream, _log) = stream(&hub);
+            let initial = Initial::of(Arc::clone(&state), Arc::clone(stream.filter()));
+            let mut stream = stream.with_initial(initial);
+            stream.next().await.expect("its greeting");
+            stream.next().await.expect("the first piece");
+            if last.ends_with("shutdown") {
+                hub.stop();
+            } else {
+                hub.rewritten();
+            }
+            assert_eq!(events(stream).await, [last]);
         }
-        let events: Vec<_> = frames.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
-        assert_eq!(events, ["initial", "initial-end", "reset"]);
-        assert!(frames.contains(r#""reason":"unavailable""#), "{frames}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn few_read_the_log_at_once_and_who_waits_for_that_hears_of_a_stop() {
+        let hub = hub(10);
+        let ((waits, log), (stops, other_log)) = (stream(&hub), stream(&hub));
+        let mut readers = vec![];
+        for log in [&log, &other_log] {
+            for _ in 0..MAX_READERS {
+                readers.push(log.place().await.unwrap());
+            }
+        }
+        assert_eq!(events(waits).await, ["bookmark", "reset unavailable"], "not for ever");
+        let stopping = async {
+            sleep(Duration::from_secs(1)).await;
+            hub.stop();
+        };
+        assert_eq!(tokio::join!(events(stops), stopping).0, ["bookmark", "reset shutdown"]);
     }
 
     #[test]

@@ -123,6 +123,10 @@ async fn a_service_from_when_the_log_was_empty_asks_a_long_one_by_index() {
     }
     let mut session = database.connect().await;
     fill(&mut session, 1, 20_000).await;
+    until("all of it is applied", async || {
+        (query.client.get("/v1/projection").await.json()["position"] == 20_000).then_some(())
+    })
+    .await;
     for question in QUESTIONS.repeat(3) {
         let answer = query
             .client

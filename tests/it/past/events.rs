@@ -147,6 +147,36 @@ async fn followers_end_when_the_service_stops() {
     assert!(began.elapsed() < Duration::from_secs(10), "nothing waits for the shutdown's limit");
 }
 
+/// Far more than the network takes in at once.
+#[tokio::test]
+async fn a_follower_that_is_catching_up_ends_when_the_service_stops() {
+    const EVENTS: u64 = 6_000;
+    let database = Database::new().await;
+    database
+        .execute(
+            "insert into events
+             select 'ConfigValue', 'a', i, 'ConfigValueSet', '1.0', ('{\"value\":\"' || repeat('x', 10000) || '\"}')::json,
+                    '{}', i, '2024-01-15T10:30:00Z'::timestamptz + i * interval '1 s', gen_random_uuid(), 0
+               from generate_series(1, 6000) i",
+        )
+        .await;
+    let query = QueryService::start(&database).await;
+    let mut follower = Follower::begin(&query.client, "0").await.expect("it follows");
+    assert_eq!(follower.event().await.unwrap()["position"], 1);
+    let rest = async {
+        let mut last = 1;
+        while let Some(line) = follower.event().await {
+            last = line["position"].as_u64().unwrap();
+        }
+        last
+    };
+    let began = Instant::now();
+    let (stopped, last) = tokio::join!(query.stop(), rest);
+    stopped.unwrap();
+    assert!(last < EVENTS, "it was sent all of the log first");
+    assert!(began.elapsed() < Duration::from_secs(10), "the shutdown's limit ended it");
+}
+
 #[tokio::test]
 async fn there_is_a_limit_to_followers_and_a_place_is_free_again_when_one_goes() {
     let database = Database::new().await;

@@ -127,6 +127,29 @@ async fn without_the_log_a_strong_read_is_refused_in_time_and_the_default_one_an
     until("it is well again", async || (strong().await.short() == (200, "1")).then_some(())).await;
 }
 
+/// A failover to an asynchronous standby, which the replica has not noticed yet: it looks once a second, without a lock on which
+/// it would wait.
+#[tokio::test]
+async fn a_strong_read_has_nothing_that_the_log_has_lost() {
+    let database = Database::new().await;
+    let command = CommandService::start(&database).await;
+    let config = query_service::Config {
+        listen_for_hints: false,
+        poll_interval: Duration::from_secs(1),
+        ..QueryService::config(&database.url)
+    };
+    let query = QueryService::start_with(config).await;
+    query.until_ready().await;
+    let mut admin = database.connect().await;
+    sqlx::query("set session_replication_role = replica").execute(&mut admin).await.unwrap();
+    command.client.put("kept", 1).await;
+    command.client.put("phantom", 1).await;
+    assert_eq!(query.client.get("/v1/config/phantom?consistency=strong").await.status, 200);
+    sqlx::query("delete from events where position = 2").execute(&mut admin).await.unwrap();
+    let strong = query.client.get("/v1/config/phantom?consistency=strong").await;
+    assert_eq!((strong.status.as_u16(), position(&strong)), (404, 1), "{strong:?}");
+}
+
 /// What stands there of a standby is its word that it is one.
 #[tokio::test]
 async fn a_standby_cannot_promise_a_strong_read_and_says_so() {

@@ -12,7 +12,8 @@ async fn what_cannot_be_watched_is_refused_with_what_would_be_right() {
     let prefix = format!("prefix={}", "a".repeat(257));
     for (asked, hint) in [
         (names.as_str(), "given 100 times at most"),
-        (prefix.as_str(), "256 bytes at most"),
+        (prefix.as_str(), "up to 256 bytes"),
+        ("prefix=%00", "without control characters"),
         ("name=", "The name is empty"),
         ("name=%20a", "begins or ends with a blank"),
         ("from=x", "such as 42.9f3a01bc"),
@@ -20,7 +21,7 @@ async fn what_cannot_be_watched_is_refused_with_what_would_be_right() {
         ("from=-1", "such as 42.9f3a01bc"),
         ("from=99999999999999999999999", "such as 42.9f3a01bc"),
         ("initial=1", "true or false"),
-        ("initial=true&from=1", "left out"),
+        ("initial=true&from=1", "`from` and `initial` exclude each other"),
         ("prefix=a&prefix=b", "given twice"),
         ("prefiks=a", "known: prefix, name, from, initial, min_position"),
         ("prefix=%ff", "percent-encoded UTF-8"),
@@ -54,6 +55,9 @@ async fn a_position_in_the_future_is_waited_for_and_then_refused_with_where_the_
         assert_eq!((refused.status.as_u16(), refused.header("retry-after")), (503, "1"), "{asked}: {refused:?}");
         assert!(refused.json()["type"].as_str().unwrap().ends_with(":replica-behind"), "{refused:?}");
         assert!(refused.header("config-position").starts_with("1."), "{refused:?}");
+    }
+    for (asked, last) in [("from=1&min_position=2", None), ("min_position=2", Some("1"))] {
+        assert_eq!(query.client.watch(asked, last).await.status, 503, "{asked} behind {last:?}");
     }
     // In time it is there.
     let (mut watcher, _) = tokio::join!(query.client.watch("from=2", None), command.client.put("a", 2));

@@ -54,6 +54,34 @@ async fn a_dead_link_is_noticed_and_watchers_get_what_they_missed() {
     assert_eq!(watcher.expect("change").await.changes(), ["a@2"]);
 }
 
+/// A browser does not come back after an error: it is told in the stream.
+#[tokio::test]
+async fn a_watcher_whose_log_is_out_of_reach_is_told_to_come_back() {
+    let database = Database::new().await;
+    let proxy = Proxy::to(&database).await;
+    let command = CommandService::start(&database).await;
+    command.client.put("a", 1).await;
+    let query = QueryService::start_with(super::config(&proxy.database.url)).await;
+    query.until_ready().await;
+    proxy.down().await;
+    let mut watcher = query.client.watch("from=0", None).await;
+    assert_eq!(watcher.status, 200);
+    let reset = watcher.expect("reset").await;
+    assert_eq!(reset.data["reason"], "unavailable", "{reset:?}");
+    assert_eq!((watcher.next().await, watcher.last_id.as_deref()), (None, Some("0")), "it goes on where it was");
+    proxy.up();
+    until("it is told what it missed", async || {
+        let mut watcher = query.client.watch("from=0", watcher.last_id.as_deref()).await;
+        loop {
+            match watcher.next().await?.event.as_str() {
+                "bookmark" => {}
+                event => return (event == "change").then_some(()),
+            }
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn an_event_of_a_newer_release_halts_before_its_command_and_watchers_hear_nothing_false() {
     let database = Database::new().await;

@@ -6,7 +6,7 @@ use shared::{
         parameters::{Parameters, invalid},
         problem::Problem,
     },
-    name::{ConfigName, MAX_NAME_BYTES},
+    name::ConfigName,
     position::PositionToken,
 };
 
@@ -14,6 +14,7 @@ use super::{page_token::PageToken, writer::Fields};
 use crate::http::{
     link,
     list_at::{self, AT},
+    query::{beginning, between_names, exclude},
     reads::{CONSISTENCY, MIN_POSITION},
 };
 
@@ -47,7 +48,7 @@ impl Question {
         exclude(&parameters, PAGE, &[AFTER, AT, MIN_POSITION, CONSISTENCY])?;
         exclude(&parameters, AT, &[CONSISTENCY])?;
         beginning(PREFIX, &parameters)?;
-        beginning(AFTER, &parameters)?;
+        between_names(AFTER, &parameters)?;
         if parameters.get(AT).is_some() {
             return Parameters::of(uri, &list_at::PARAMETERS).map(Self::Past);
         }
@@ -85,7 +86,7 @@ impl Asked {
     fn of(parameters: Parameters) -> Result<Self, Problem> {
         let prefix = beginning(PREFIX, &parameters)?.unwrap_or_default().to_owned();
         let told = told(&parameters)?;
-        let begin = match (parameters.get(PAGE), beginning(AFTER, &parameters)?) {
+        let begin = match (parameters.get(PAGE), between_names(AFTER, &parameters)?) {
             (Some(page), _) => Begin::Page(page_token(page, &prefix)?),
             (None, Some(after)) => Begin::After(ConfigName::stored(after)),
             (None, None) => Begin::First,
@@ -107,16 +108,6 @@ impl Asked {
         let query = [(PREFIX, prefix), (FIELDS, fields), (LIMIT, limit.as_deref()), (PAGE, Some(page.as_str()))];
         link::next(response, path, &query);
     }
-}
-
-/// The beginning of a name, or a place between names.
-fn beginning<'a>(name: &str, parameters: &'a Parameters) -> Result<Option<&'a str>, Problem> {
-    let text = parameters.get(name);
-    let sane = |text: &str| text.len() <= MAX_NAME_BYTES && !text.contains(char::is_control);
-    if text.is_some_and(|text| !sane(text)) {
-        return Err(invalid(name, "up to 256 bytes of UTF-8 without control characters, as names are"));
-    }
-    Ok(text)
 }
 
 fn told(parameters: &Parameters) -> Result<Told, Problem> {
@@ -142,13 +133,6 @@ fn page_token(text: &str, prefix: &str) -> Result<PageToken, Problem> {
                       link of the page before as it stands, or begin again without `page`.";
         Problem::bad_request("invalid-page", detail)
     })
-}
-
-fn exclude(parameters: &Parameters, name: &str, others: &[&str]) -> Result<(), Problem> {
-    let other = others.iter().find(|other| parameters.get(name).is_some() && parameters.get(other).is_some());
-    let Some(other) = other else { return Ok(()) };
-    let detail = format!("The query parameters `{name}` and `{other}` exclude each other; leave one of them out.");
-    Err(Problem::bad_request("excluding-parameters", detail))
 }
 
 #[cfg(test)]
