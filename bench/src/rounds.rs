@@ -42,7 +42,7 @@ pub(crate) struct Measured {
 }
 
 /// What one side did in all rounds.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Side {
     /// Acknowledged operations a second: median, least and most of the rounds.
     pub(crate) operations_per_s: Spread,
@@ -58,7 +58,7 @@ pub(crate) struct Side {
 }
 
 /// CPU time for each operation, in microseconds.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct CpuEach {
     pub(crate) client: f64,
     pub(crate) server: Option<f64>,
@@ -67,7 +67,7 @@ pub(crate) struct CpuEach {
 }
 
 /// One side in one round.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct RoundNumbers {
     pub(crate) operations_per_s: f64,
     pub(crate) p50_us: f64,
@@ -75,7 +75,7 @@ pub(crate) struct RoundNumbers {
     pub(crate) max_us: f64,
 }
 
-/// Ours divided by etcd's, round by round.
+/// Ours divided by another's, round by round.
 #[derive(Debug, Serialize)]
 pub(crate) struct Ratio {
     /// More is better.
@@ -128,8 +128,8 @@ impl Course<'_> {
             value_bytes: workload.value_bytes,
             events_per_operation: workload.events(),
             ratio: ratio(&ours, &etcd),
-            ours: side(workload, ours),
-            etcd: side(workload, etcd),
+            ours: side(workload.events(), ours),
+            etcd: side(workload.events(), etcd),
         })
     }
 
@@ -168,7 +168,8 @@ fn check(round: &mut Round, counter: u64) {
     }
 }
 
-fn side(workload: &Workload, rounds: Vec<Round>) -> Option<Side> {
+/// All rounds of a side; nothing when there were none.
+pub(crate) fn side(events: usize, rounds: Vec<Round>) -> Option<Side> {
     let operations_per_s = Spread::of(rounds.iter().map(Round::rate).collect())?;
     let (mut latencies, mut errors) = (Latencies::default(), BTreeMap::new());
     let mut all = Round { server_cpu: Some(Cpu::default()), ..Round::default() };
@@ -188,7 +189,7 @@ fn side(workload: &Workload, rounds: Vec<Round>) -> Option<Side> {
     }
     Some(Side {
         operations_per_s,
-        events_per_s: operations_per_s.median * workload.events() as f64,
+        events_per_s: operations_per_s.median * events as f64,
         latency: latencies.summary().unwrap_or_default(),
         refused: all.refused,
         errors,
@@ -207,7 +208,8 @@ fn numbers(round: &Round) -> Option<RoundNumbers> {
     Some(RoundNumbers { operations_per_s: round.rate(), p50_us, p99_us, max_us })
 }
 
-fn ratio(ours: &[Round], etcd: &[Round]) -> Option<Ratio> {
+/// Ours by another's; nothing unless both have all rounds.
+pub(crate) fn ratio(ours: &[Round], etcd: &[Round]) -> Option<Ratio> {
     let pairs: Option<Vec<_>> = ours.iter().zip(etcd).map(|(ours, etcd)| numbers(ours).zip(numbers(etcd))).collect();
     let pairs = pairs?;
     let of = |number: fn(&RoundNumbers) -> f64| {

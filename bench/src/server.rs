@@ -152,6 +152,27 @@ impl Server {
     }
 }
 
+/// CPU time of a process and of those below it, ended ones included; nothing where there is no `/proc`.
+pub(crate) fn cpu_with_children(pid: u32) -> Option<Duration> {
+    let (pid, processes) = (i32::try_from(pid).ok()?, processes());
+    let own = *processes.iter().find(|process| process.pid == pid)?;
+    let all = below(pid, &processes).into_iter().chain([own]);
+    duration(all.map(|process| process.ticks + process.ended_ticks).sum())
+}
+
+/// How many processes are below one, and what they have in memory for themselves alone, in bytes.
+pub(crate) fn private_memory_below(pid: u32) -> (usize, u64) {
+    let children = i32::try_from(pid).map(|pid| below(pid, &processes())).unwrap_or_default();
+    (children.len(), children.iter().filter_map(|child| private_memory(child.pid)).sum())
+}
+
+fn private_memory(pid: i32) -> Option<u64> {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let private =
+        rollup.lines().filter_map(|line| line.strip_prefix("Private_")?.split_once(':')?.1.trim().strip_suffix(" kB"));
+    private.map(|kib| kib.trim().parse::<u64>().ok()).sum::<Option<u64>>().map(|kib| kib * 1024)
+}
+
 /// The first line that `program --version` prints.
 pub(crate) async fn version(program: &Path) -> String {
     let output = Command::new(program).arg("--version").stdin(Stdio::null()).output().await;

@@ -20,8 +20,14 @@ pub(crate) struct Cli {
 pub(crate) enum Task {
     /// Durable writes: a throw-away Config API and, when it is installed, a throw-away etcd, in turns.
     Writes(Writes),
-    /// Reads: query services on a throw-away Postgres; the replay beside psql.
+    /// Reads: query services on a throw-away Postgres, beside psql, an empty handler and, when it is installed, etcd.
     Reads(Reads),
+    /// The empty handler that `reads` starts beside a query service.
+    #[command(hide = true)]
+    Empty {
+        /// Length of its answer's body.
+        body_bytes: usize,
+    },
 }
 
 /// What of ours is measured.
@@ -138,21 +144,68 @@ pub(crate) struct Reads {
     #[arg(long, value_delimiter = ',', default_values_t = [16, 64, 256, 1024], value_parser = clap::value_parser!(u64).range(16..=1_000_000))]
     pub(crate) memory_value_bytes: Vec<u64>,
 
+    /// Numbers of clients that `get` is run with, comma-separated
+    #[arg(long, value_delimiter = ',', default_values_t = [64, 256], value_parser = clap::value_parser!(u16).range(1..=2000))]
+    pub(crate) clients: Vec<u16>,
+
+    /// Writes a second while `delays` and `replicas` look, comma-separated
+    #[arg(long, value_delimiter = ',', default_values_t = [100, 1_000], value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub(crate) rates: Vec<u64>,
+
+    /// How many `watchers` wait; each is an open file of this program and of the service
+    #[arg(long, default_value = "10000", value_parser = clap::value_parser!(u64).range(1..=20_000))]
+    pub(crate) watchers: u64,
+
+    /// How many query services `replicas` puts on one Postgres
+    #[arg(long, default_value = "20", value_parser = clap::value_parser!(u16).range(2..=100))]
+    pub(crate) replicas: u16,
+
+    /// How long one side is measured in one round, where that is a matter of time
+    #[arg(long, default_value = "5", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    seconds: u64,
+
     /// How often each side is measured, in turns
     #[arg(long, default_value = "5")]
     pub(crate) rounds: NonZeroU32,
+
+    /// Most HTTP/2 connections to etcd, which the clients share evenly; 0: one for each client
+    #[arg(long, default_value_t = 0, value_name = "CONNECTIONS")]
+    pub(crate) etcd_connections: u16,
 
     /// Write every number to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 
-    /// Where Postgres keeps its data, in a new directory that is removed at the end: on a disk, not in memory
+    /// Write plots (SVG) into this directory
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) plots: Option<PathBuf>,
+
+    /// Where Postgres and etcd keep their data, in a new directory that is removed at the end: on a disk, not in memory
     #[arg(long, default_value = "/var/tmp", value_name = "DIRECTORY")]
     pub(crate) dir: PathBuf,
 
     /// The query-service to measure [default: the one beside this program]
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) query_service: Option<PathBuf>,
+
+    /// The command-service that writes meanwhile [default: the one beside this program]
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) command_service: Option<PathBuf>,
+
+    /// The etcd to compare with [default: the one in PATH, if any]
+    #[arg(long, env = "ETCD_BIN", value_name = "PROGRAM")]
+    pub(crate) etcd: Option<PathBuf>,
+
+    /// Measure Config API without etcd
+    #[arg(long, conflicts_with = "etcd")]
+    pub(crate) no_etcd: bool,
+}
+
+impl Reads {
+    /// How long one side is measured in one round.
+    pub(crate) fn measured(&self) -> Duration {
+        Duration::from_secs(self.seconds)
+    }
 }
 
 #[cfg(test)]

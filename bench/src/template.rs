@@ -17,7 +17,8 @@ pub(crate) const INDEX_DIGITS: usize = 3;
 pub(crate) struct Numbers(Arc<AtomicU64>);
 
 impl Numbers {
-    fn next(&self) -> u64 {
+    /// One more.
+    pub(crate) fn next(&self) -> u64 {
         self.0.fetch_add(1, Ordering::Relaxed) + 1
     }
 }

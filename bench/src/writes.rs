@@ -58,7 +58,7 @@ pub(crate) async fn run(settings: Writes) -> Result<(), BoxError> {
 
 async fn measure(settings: &Writes, directory: &Path, servers: &mut Servers) -> Result<Report, BoxError> {
     let machine = Machine::look(directory)?;
-    let program = ours::program(settings.service, settings.program.as_ref())?;
+    let program = ours::program(settings.service.program(), settings.program.as_ref())?;
     let etcd_program = if settings.no_etcd { None } else { etcd::program(settings.etcd.as_ref()) };
     if etcd_program.is_none() && !settings.no_etcd {
         tell(etcd::INSTALL);

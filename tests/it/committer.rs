@@ -36,8 +36,11 @@ impl Running {
 
     /// How many units came to this, as metrics tell it.
     fn counted(&self, outcome: &str) -> f64 {
-        let page = String::from_utf8(self.metrics.page()).expect("the page is UTF-8");
-        Page::read(&page).value("config_append_units_total", &[("outcome", outcome)])
+        self.page().value("config_append_units_total", &[("outcome", outcome)])
+    }
+
+    fn page(&self) -> Page {
+        Page::read(&String::from_utf8(self.metrics.page()).expect("the page is UTF-8"))
     }
 
     /// Appends for as long as it takes.

@@ -145,7 +145,8 @@ async fn health_is_told_per_check() {
         .await;
         assert_eq!(health["status"], "ok");
         assert!(health["timestamp"].is_string());
-        assert_eq!(health["checks"], json!({"database": "ok", "eventstore": "ok", "projection": "ok"}));
+        let checks = json!({"database": "ok", "eventstore": "ok", "projection": "ok", "worker": "ok"});
+        assert_eq!(health["checks"], checks);
     }
     assert_eq!(client.get("/v1/live").await.status, 200);
 }

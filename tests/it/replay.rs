@@ -130,10 +130,42 @@ async fn a_replay_goes_on_where_it_was_when_the_database_is_lost_and_back() {
     let interrupted = projection(&query.client).await["progress"]["events"].as_u64().unwrap();
     assert!(interrupted >= stalled, "{interrupted}");
     proxy.up();
-    query.until_ready().await;
+    until("it is ready", async || {
+        let told = projection(&query.client).await;
+        let events = told["progress"]["events"].as_u64().unwrap_or(EVENTS);
+        assert!(events >= interrupted, "it went back behind {interrupted}: {told}");
+        (told["status"] == "live").then_some(())
+    })
+    .await;
     agrees(&query.client, &database).await;
     assert_eq!(log.count("[info] Found "), 1, "it did not begin anew: {:#?}", log.lines());
     assert_eq!(log.count("[warning] Lost the connection to EventStore"), 1, "{:#?}", log.lines());
+}
+
+#[tokio::test]
+async fn a_log_that_is_rewritten_while_it_is_replayed_is_replayed_from_zero() {
+    let database = Database::new().await;
+    random_history(&database, EVENTS).await;
+    let log = LogLines::collect();
+    let proxy = Proxy::to(&database).await;
+    proxy.stall_after(3_000_000);
+    let query = QueryService::start_with(QueryService::config(&proxy.database.url)).await;
+    assert!(until_stalled(&query.client).await < EVENTS);
+    proxy.down().await;
+    database
+        .execute(
+            "alter table events disable trigger events_append_only;
+             update events set command_id = gen_random_uuid(),
+                               payload = case when event_type = 'ConfigValueSet' then '{\"value\":\"another\"}' else '{}' end::json;
+             alter table events enable trigger events_append_only",
+        )
+        .await;
+    proxy.up();
+    query.until_ready().await;
+    agrees(&query.client, &database).await;
+    let told = projection(&query.client).await;
+    assert_eq!(told["divergences"], 1, "{told}");
+    assert_eq!(log.count("[error] The event log was rewritten"), 1, "{:#?}", log.lines());
 }
 
 #[tokio::test]

@@ -1,7 +1,10 @@
 //! As little gRPC as a lean client needs: unary calls over HTTP/2 connections that clients may share.
 
 use bytes::Bytes;
-use h2::client::{Builder, SendRequest};
+use h2::{
+    RecvStream, SendStream,
+    client::{Builder, SendRequest},
+};
 use http::{HeaderMap, Method, Request, Version};
 use tokio::{net::TcpStream, task::JoinSet};
 
@@ -53,6 +56,44 @@ impl Connection {
             _ => Err(Fault::Answer("an answer without exactly one message".to_owned())),
         }
     }
+
+    /// Calls a procedure whose answer is a stream of messages.
+    pub(crate) async fn stream(&mut self, procedure: &Procedure, message: Bytes) -> Result<Messages, Fault> {
+        let mut requests = self.requests.clone().ready().await.map_err(Fault::connection)?;
+        let (response, mut requests) = requests.send_request(procedure.0.clone(), false).map_err(Fault::connection)?;
+        requests.send_data(message, false).map_err(Fault::connection)?;
+        let body = response.await.map_err(Fault::connection)?.into_body();
+        Ok(Messages { _requests: requests, body, received: Vec::new() })
+    }
+}
+
+/// Messages as they come.
+#[derive(Debug)]
+pub(crate) struct Messages {
+    /// The other direction; its end would be the stream's.
+    _requests: SendStream<Bytes>,
+    body: RecvStream,
+    received: Vec<u8>,
+}
+
+impl Messages {
+    /// The next one.
+    pub(crate) async fn next(&mut self) -> Result<Vec<u8>, Fault> {
+        loop {
+            let length = self.received.get(1..PREFIX).and_then(|length| length.try_into().ok());
+            if let Some(length) = length.map(u32::from_be_bytes)
+                && let Some(message) = self.received.get(PREFIX..PREFIX + length as usize)
+            {
+                let message = message.to_vec();
+                self.received.drain(..PREFIX + message.len());
+                return Ok(message);
+            }
+            let chunk = self.body.data().await.ok_or_else(|| Fault::connection("etcd ended the stream"))?;
+            let chunk = chunk.map_err(Fault::connection)?;
+            self.body.flow_control().release_capacity(chunk.len()).map_err(Fault::connection)?;
+            self.received.extend_from_slice(&chunk);
+        }
+    }
 }
 
 fn status(headers: &HeaderMap) -> Result<(), Fault> {
@@ -71,10 +112,15 @@ pub(crate) struct Procedure(Request<()>);
 impl Procedure {
     /// Of etcd's `KV` service.
     pub(crate) fn of_kv(name: &str) -> Self {
+        Self::named(&format!("KV/{name}"))
+    }
+
+    /// Of any of etcd's services: `Service/Name`.
+    pub(crate) fn named(name: &str) -> Self {
         let request = Request::builder()
             .method(Method::POST)
             .version(Version::HTTP_2)
-            .uri(format!("http://127.0.0.1/etcdserverpb.KV/{name}"))
+            .uri(format!("http://127.0.0.1/etcdserverpb.{name}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
             .body(());

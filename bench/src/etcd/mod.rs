@@ -2,6 +2,7 @@
 
 mod grpc;
 mod protobuf;
+mod reads;
 
 use std::{
     net::TcpListener,
@@ -22,6 +23,8 @@ use crate::{
     template::{Numbers, Template, number_in},
     workload::{Kind, Workload},
 };
+
+pub(crate) use self::reads::{Putter, Ranges, Watch, fill, put, ranges};
 
 /// With how many connections etcd was fastest here; docs/PERFORMANCE.md has the comparison.
 pub(crate) const BEST_CONNECTIONS: u16 = 2;

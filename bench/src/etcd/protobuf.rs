@@ -81,24 +81,29 @@ impl<'a> Value<'a> {
 }
 
 /// The first field of this number. `None` when there is none, or the message is not one.
-pub(crate) fn field(mut message: &[u8], wanted: u64) -> Option<Value<'_>> {
-    while !message.is_empty() {
-        let key = varint(&mut message)?;
-        let value = match key & 7 {
-            VARINT => Value::Number(varint(&mut message)?),
-            BYTES => {
-                let length = usize::try_from(varint(&mut message)?).ok()?;
-                let (bytes, rest) = message.split_at_checked(length)?;
-                message = rest;
-                Value::Bytes(bytes)
-            }
-            _ => return None,
-        };
-        if key >> 3 == wanted {
-            return Some(value);
+pub(crate) fn field(message: &[u8], wanted: u64) -> Option<Value<'_>> {
+    fields(message, wanted).next()
+}
+
+/// All fields of this number, up to where the message is none.
+pub(crate) fn fields(mut message: &[u8], wanted: u64) -> impl Iterator<Item = Value<'_>> {
+    let all = std::iter::from_fn(move || next_field(&mut message));
+    all.filter(move |(number, _)| *number == wanted).map(|(_, value)| value)
+}
+
+fn next_field<'a>(message: &mut &'a [u8]) -> Option<(u64, Value<'a>)> {
+    let key = varint(message)?;
+    let value = match key & 7 {
+        VARINT => Value::Number(varint(message)?),
+        BYTES => {
+            let length = usize::try_from(varint(message)?).ok()?;
+            let (bytes, rest) = message.split_at_checked(length)?;
+            *message = rest;
+            Value::Bytes(bytes)
         }
-    }
-    None
+        _ => return None,
+    };
+    Some((key >> 3, value))
 }
 
 /// The field at the end of a path of messages.

@@ -1,5 +1,7 @@
 //! As little HTTP/1.1 as a lean client needs: one kept connection, one request at a time.
 
+use std::cmp::Ordering;
+
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -14,7 +16,16 @@ pub(crate) struct Answer {
     /// The version in `ETag`.
     pub(crate) version: Option<u64>,
     head_bytes: usize,
-    body_bytes: usize,
+    body: Body,
+}
+
+/// How an answer's body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Body {
+    /// After so many bytes.
+    Bytes(usize),
+    /// With an empty chunk. Nothing in it looks like one: JSON has no bare line ends.
+    Chunks,
 }
 
 /// What an answer breaks.
@@ -24,7 +35,7 @@ pub(crate) enum Malformed {
     StatusLine,
     #[error("a header has no colon")]
     Header,
-    #[error("the answer has no content-length")]
+    #[error("the answer has neither content-length nor chunks")]
     Length,
     #[error("more came than the answer")]
     Surplus,
@@ -36,23 +47,27 @@ pub(crate) fn parse(received: &[u8]) -> Result<Option<Answer>, Malformed> {
     let mut lines = received[..end].split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let line = lines.next().and_then(|line| line.strip_prefix(b"HTTP/1.1 ")).ok_or(Malformed::StatusLine)?;
     let status = line.get(..3).and_then(number).ok_or(Malformed::StatusLine)?;
-    let (mut length, mut version) = (None, None);
+    let (mut body, mut version) = (None, None);
     for line in lines {
         let colon = line.iter().position(|byte| *byte == b':').ok_or(Malformed::Header)?;
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         if name.eq_ignore_ascii_case(b"content-length") {
-            length = number(value);
+            body = number(value).map(Body::Bytes);
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") && value.eq_ignore_ascii_case(b"chunked") {
+            body = Some(Body::Chunks);
         } else if name.eq_ignore_ascii_case(b"etag") {
             version = value.strip_prefix(b"\"").and_then(|tag| tag.strip_suffix(b"\"")).and_then(number);
         }
     }
-    let body_bytes = length.ok_or(Malformed::Length)?;
-    Ok(Some(Answer { status, version, head_bytes: end + 4, body_bytes }))
+    Ok(Some(Answer { status, version, head_bytes: end + 4, body: body.ok_or(Malformed::Length)? }))
 }
 
 fn number<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
+
+/// The end of a body in chunks, with the end of the line before it.
+const LAST_CHUNK: &[u8] = b"\r\n0\r\n\r\n";
 
 /// A connection to the service.
 #[derive(Debug)]
@@ -83,17 +98,45 @@ impl Connection {
                 head = parse(&self.received).map_err(Fault::connection)?;
             }
             let Some(answer) = head else { continue };
-            match self.received.len().cmp(&(answer.head_bytes + answer.body_bytes)) {
-                std::cmp::Ordering::Less => {}
-                std::cmp::Ordering::Equal => return Ok(answer),
-                std::cmp::Ordering::Greater => return Err(Fault::connection(Malformed::Surplus)),
+            match answer.body {
+                Body::Bytes(bytes) => match self.received.len().cmp(&(answer.head_bytes + bytes)) {
+                    Ordering::Less => {}
+                    Ordering::Equal => return Ok(answer),
+                    Ordering::Greater => return Err(Fault::connection(Malformed::Surplus)),
+                },
+                // From the end of the head on, which is a line's end too.
+                Body::Chunks if self.received[answer.head_bytes - 2..].ends_with(LAST_CHUNK) => return Ok(answer),
+                Body::Chunks => {}
             }
         }
     }
 
-    /// The body of the last answer.
+    /// The body of the last answer, its chunks as they came.
     pub(crate) fn body(&self, answer: &Answer) -> &[u8] {
         &self.received[answer.head_bytes..]
+    }
+
+    /// A header of the last answer.
+    pub(crate) fn header(&self, answer: &Answer, name: &str) -> Option<&str> {
+        let head = std::str::from_utf8(&self.received[..answer.head_bytes]).ok()?;
+        let mut lines = head.lines().filter_map(|line| line.split_once(':'));
+        lines.find(|(its, _)| its.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    }
+
+    /// Sends a request whose answer does not end; the head of it, and what came of its body.
+    pub(crate) async fn stream(mut self, request: &[u8]) -> Result<(TcpStream, Vec<u8>), Fault> {
+        self.stream.write_all(request).await.map_err(Fault::connection)?;
+        self.received.clear();
+        loop {
+            if self.stream.read_buf(&mut self.received).await.map_err(Fault::connection)? == 0 {
+                return Err(Fault::connection("the service closed it"));
+            }
+            let Some(answer) = parse(&self.received).map_err(Fault::connection)? else { continue };
+            return match (answer.status, answer.body) {
+                (200, Body::Chunks) => Ok((self.stream, self.received.split_off(answer.head_bytes))),
+                (status, _) => Err(Fault::Answer(format!("HTTP {status}"))),
+            };
+        }
     }
 }
 
@@ -108,16 +151,22 @@ mod tests {
         for part in 0..head {
             assert_eq!(parse(&whole[..part]), Ok(None), "{part}");
         }
-        let answer = Answer { status: 200, version: Some(17), head_bytes: head, body_bytes: 2 };
+        let answer = Answer { status: 200, version: Some(17), head_bytes: head, body: Body::Bytes(2) };
         assert_eq!(parse(&whole[..head]), Ok(Some(answer)));
         assert_eq!(parse(whole), Ok(Some(answer)));
+    }
+
+    #[test]
+    fn chunks_are_told_apart_from_a_length() {
+        let answer = parse(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").unwrap().unwrap();
+        assert_eq!(answer.body, Body::Chunks);
     }
 
     #[test]
     fn what_cannot_be_read_is_told_and_not_guessed() {
         assert_eq!(parse(b"HTTP/1.0 200 OK\r\n\r\n"), Err(Malformed::StatusLine));
         assert_eq!(parse(b"HTTP/1.1 2x0 OK\r\n\r\n"), Err(Malformed::StatusLine));
-        assert_eq!(parse(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"), Err(Malformed::Length));
+        assert_eq!(parse(b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\n"), Err(Malformed::Length));
         assert_eq!(parse(b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n"), Err(Malformed::Header));
     }
 }

@@ -1,6 +1,7 @@
 //! Config API: one process with a Postgres of its own, and its clients, over HTTP/1.1.
 
 pub(crate) mod http;
+pub(crate) mod watch;
 
 use std::path::{Path, PathBuf};
 
@@ -18,11 +19,10 @@ use crate::{
 };
 
 /// What the services log when they accept requests; the port follows.
-const SERVES: &str = "Listening on http://127.0.0.1:";
+pub(crate) const SERVES: &str = "Listening on http://127.0.0.1:";
 
 /// The program to measure: the given one, or the one that was built beside this.
-pub(crate) fn program(service: Service, given: Option<&PathBuf>) -> Result<PathBuf, BoxError> {
-    let name = service.program();
+pub(crate) fn program(name: &str, given: Option<&PathBuf>) -> Result<PathBuf, BoxError> {
     let program = match given {
         Some(given) => given.clone(),
         None => std::env::current_exe()?.with_file_name(name),
@@ -61,7 +61,7 @@ pub(crate) async fn start(
 }
 
 /// As users have it: nothing that is set here for something else changes it.
-fn clean(program: &Path) -> Command {
+pub(crate) fn clean(program: &Path) -> Command {
     let mut command = Command::new(program);
     for variable in ["RUST_LOG", "LOG_FORMAT", "DATABASE_URL", "CONFIG_FILE", "LISTEN_ADDR", "MIGRATE_DATABASE_URL"] {
         command.env_remove(variable);

@@ -61,6 +61,17 @@ impl Log {
         Ok(log)
     }
 
+    /// The name that `FILL` gives a number.
+    pub(crate) fn name(number: u64) -> String {
+        format!("team-{:02}/service-{:03}/key-{number:08}", number % 20, number / 20 % 300)
+    }
+
+    /// Names and quoted values of a log whose names are written once, for another store.
+    pub(crate) fn pairs(&self) -> Vec<(String, String)> {
+        let digits = usize::try_from(self.shape.value_bytes - 2).expect("a value fits into memory");
+        (0..self.shape.names).map(|number| (Self::name(number), format!("\"{number:v>digits$}\""))).collect()
+    }
+
     /// Has it gone.
     pub(crate) async fn remove(self) -> Result<(), BoxError> {
         self.run(&self.admin_url, "drop database bench with (force)").await

@@ -3,15 +3,12 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use tokio::{
-    process::Command,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 use super::log::Log;
 use crate::{
     BoxError,
-    ours::http::Connection,
+    ours::{self, http::Connection},
     report::tell,
     rounds::Spread,
     server::{Memory, Server},
@@ -77,19 +74,6 @@ struct Started {
     settled: Memory,
 }
 
-/// The program to measure: the given one, or the one that was built beside this.
-pub(crate) fn program(given: Option<&PathBuf>) -> Result<PathBuf, BoxError> {
-    let program = match given {
-        Some(given) => given.clone(),
-        None => std::env::current_exe()?.with_file_name("query-service"),
-    };
-    let shown = program.display();
-    if program.is_file() {
-        return Ok(program);
-    }
-    Err(format!("{shown} is not there; build it: cargo build --release -p query-service").into())
-}
-
 impl Course {
     /// Measures all rounds on a log; `beside` has psql read it too.
     pub(crate) async fn replay(&self, log: &Log, beside: bool) -> Result<Measured, BoxError> {
@@ -126,11 +110,8 @@ impl Course {
     }
 
     async fn start(&self, log: &Log) -> Result<Started, BoxError> {
-        let mut command = Command::new(&self.query_service);
-        command.args(["--listen", "127.0.0.1:0", "--database-url", &log.url]);
-        for variable in ["RUST_LOG", "LOG_FORMAT", "DATABASE_URL", "CONFIG_FILE"] {
-            command.env_remove(variable);
-        }
+        let mut command = ours::clean(&self.query_service);
+        command.args(["--listen", "127.0.0.1:0"]).env("DATABASE_URL", &log.url);
         let began = Instant::now();
         let mut server = Server::spawn("query-service", command, self.directory.join("query-service.log"))?;
         let outcome = until_ready(&mut server, began).await;
@@ -140,13 +121,7 @@ impl Course {
 }
 
 async fn until_ready(server: &mut Server, began: Instant) -> Result<Started, BoxError> {
-    let port = server.until(async |server| port_in(&server.log())).await?;
-    let asks = async |_: &Server| {
-        let answer =
-            Connection::open(port).await.ok()?.exchange(b"GET /v1/ready HTTP/1.1\r\nhost: bench\r\n\r\n").await;
-        (answer.ok()?.status == 200).then_some(())
-    };
-    server.until(asks).await?;
+    let port = ours::ready(server).await?;
     let ready_after = began.elapsed();
     let memory = server.memory().ok_or("the system does not tell how much memory a process has")?;
     sleep(SETTLE).await;
@@ -166,9 +141,4 @@ struct Told {
 #[derive(Deserialize)]
 struct Figures {
     events_per_second: f64,
-}
-
-fn port_in(log: &str) -> Option<u16> {
-    let (_, rest) = log.split_once("Listening on http://127.0.0.1:")?;
-    rest.split_once(|character: char| !character.is_ascii_digit())?.0.parse().ok()
 }

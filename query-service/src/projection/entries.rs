@@ -4,7 +4,7 @@
 //! A general persistent map has a key for each entry, and small nodes with room to spare: more than short values themselves
 //! take. Here the entries are their own keys, and only branches have names of their own.
 
-use std::{mem, ops::Bound};
+use std::{iter, mem, ops::Bound};
 
 use shared::name::ConfigName;
 use triomphe::Arc;
@@ -54,6 +54,16 @@ impl Default for Entries {
 }
 
 impl Entries {
+    /// From entries that are sorted, one for each name. Its nodes are full.
+    pub(super) fn sorted(entries: Vec<Entry>) -> Self {
+        let len = entries.len();
+        let mut level: Vec<_> = nodes_of(entries).map(|entries| neighbour(entries, Tree::Leaf)).collect();
+        while level.len() > 1 {
+            level = nodes_of(level).map(|children| neighbour(children, Tree::Branch)).collect();
+        }
+        level.pop().map_or_else(Self::default, |only| Self { root: only.tree, len })
+    }
+
     pub(super) fn len(&self) -> usize {
         self.len
     }
@@ -166,6 +176,11 @@ impl Tree {
             }
         }
     }
+}
+
+fn nodes_of<T: Named>(items: Vec<T>) -> impl Iterator<Item = Node<T>> {
+    let mut items = items.into_iter();
+    iter::from_fn(move || (items.len() > 0).then(|| Node::of(items.by_ref().take(FAN_OUT))))
 }
 
 fn neighbour<T: Named>(node: Node<T>, tree: impl Fn(Node<T>) -> Tree) -> Child {
@@ -303,6 +318,23 @@ mod tests {
         assert_eq!(nodes(&after.root) - same(&before.root, &after.root), 3, "of a tree of three levels");
         assert_eq!(before.get("12345").unwrap().version, 12_345);
         assert_eq!(after.get("12345").unwrap().version, 99);
+    }
+
+    #[test]
+    fn what_is_sorted_already_is_the_same_tree_and_grows_as_one() {
+        for len in [0, 1, 2, 32, 33, 1_024, 1_025, 5_000] {
+            let one_by_one = numbered((0..len).map(|number| number * 2));
+            let mut at_once = Entries::sorted(one_by_one.range(Bound::Unbounded).cloned().collect());
+            check(&at_once.root, true, 0, &mut None);
+            assert_eq!((at_once.len(), nodes(&at_once.root)), (one_by_one.len(), nodes(&one_by_one.root)), "{len}");
+            assert_eq!(told(&at_once, Bound::Unbounded), told(&one_by_one, Bound::Unbounded));
+            for number in (0..len).map(|number| number * 2 + 1) {
+                at_once.put(entry(&format!("{number:05}"), "1", number, None));
+            }
+            at_once.put(entry("", "1", 0, None));
+            check(&at_once.root, true, 0, &mut None);
+            assert_eq!(at_once.len(), usize::try_from(2 * len + 1).unwrap());
+        }
     }
 
     /// What may happen to a tree.

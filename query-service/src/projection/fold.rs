@@ -1,6 +1,6 @@
 //! The fold: one event after the other, in the order of their positions, none left out.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, mem, ops::Bound, sync::Arc};
 
 use shared::{
     event::UnknownEvent,
@@ -9,8 +9,10 @@ use shared::{
 use uuid::Uuid;
 
 use super::{
+    entries::Entries,
     entry::{Entry, Parts},
     event::{Change, Recorded, Understood},
+    loose::Loose,
     snapshot::{RECENT_EVENTS, Snapshot},
 };
 use crate::metrics::HaltCause;
@@ -55,6 +57,8 @@ pub(crate) struct Fold {
     scratch: String,
     /// From here on it keeps fingerprints.
     remember_from: Position,
+    /// In place of the state's entries, while it has a long way to go.
+    loose: Option<Loose>,
 }
 
 impl Fold {
@@ -64,12 +68,25 @@ impl Fold {
         Self { remember_from: Position((head.0 + 1).saturating_sub(kept)), ..Self::default() }
     }
 
+    /// Makes changes quick, and the state unreadable until it is settled.
+    pub(crate) fn loosen(&mut self) {
+        let entries = mem::take(&mut self.state.entries);
+        self.loose.get_or_insert_with(|| entries.range(Bound::Unbounded).cloned().collect());
+    }
+
+    /// Makes the state readable again.
+    pub(crate) fn settle(&mut self) {
+        if let Some(loose) = self.loose.take() {
+            self.state.entries = Entries::sorted(loose.into_sorted());
+        }
+    }
+
     pub(crate) fn position(&self) -> Position {
         self.state.position
     }
 
     pub(crate) fn configurations(&self) -> usize {
-        self.state.len()
+        self.loose.as_ref().map_or(self.state.len(), Loose::len)
     }
 
     /// The event that the log must still have where this fold stands; `None` before the first.
@@ -133,9 +150,12 @@ impl Fold {
     fn change(&mut self, event: &Understood<'_>, change: &Change<'_>) {
         self.state.written += change.bytes();
         let Some((value, author)) = &change.set else {
-            let before = self.state.len();
-            self.state.entries.remove(change.name);
-            if self.state.len() != before {
+            let before = self.configurations();
+            match &mut self.loose {
+                Some(loose) => loose.remove(change.name),
+                None => self.state.entries.remove(change.name),
+            }
+            if self.configurations() != before {
                 self.state.changed = Some((event.position, event.recorded_at));
             }
             return;
@@ -150,7 +170,11 @@ impl Fold {
             actor: self.interned(&author.actor),
             author,
         };
-        self.state.entries.put(Entry::new(parts, &mut self.scratch));
+        let entry = Entry::new(parts, &mut self.scratch);
+        match &mut self.loose {
+            Some(loose) => loose.put(entry),
+            None => self.state.entries.put(entry),
+        }
     }
 
     fn interned(&mut self, actor: &str) -> Arc<str> {
@@ -274,7 +298,7 @@ mod tests {
     }
 
     proptest! {
-        /// However a history is cut into batches, they fold to what its events do, one by one.
+        /// However a history is cut into batches, and while its fold is loose, they fold to what its events do, one by one.
         #[test]
         fn batches_fold_as_their_events_do(
             history in prop::collection::vec((0..6_usize, prop::option::of(0..4_u32), prop::option::of("[a-c\"\\\\é]{0,3}"), 0..10_u8), 0..60),
@@ -295,10 +319,16 @@ mod tests {
                         in_batches.take(&event).unwrap();
                     }
                 }
+                match rarely {
+                    2 => in_batches.loosen(),
+                    3 => in_batches.settle(),
+                    _ => {}
+                }
             }
             for event in batch.events() {
                 in_batches.take(&event).unwrap();
             }
+            in_batches.settle();
             let (one_by_one, in_batches) = (one_by_one.snapshot(), in_batches.snapshot());
             prop_assert_eq!(one_by_one.token(), in_batches.token());
             prop_assert_eq!(one_by_one.recorded_at(), in_batches.recorded_at());

@@ -12,6 +12,7 @@ mod fold;
 
 mod entries;
 mod entry;
+mod loose;
 mod node;
 mod snapshot;
 

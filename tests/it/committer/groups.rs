@@ -23,6 +23,7 @@ async fn what_waits_is_appended_as_one_and_a_unit_over_the_queues_limit_is_refus
     let mut queued = pin!(join_all(["a", "b"].map(|name| committer.append(set(name, 0)))));
     assert!(queued.as_mut().now_or_never().is_none());
     assert_eq!(committer.append(set("c", 0)).now_or_never().map(place), Some(Err("overloaded")));
+    assert_eq!(committer.page().value("config_append_queue_full_total", &[]), 1.0);
 
     log.release().await;
     assert_eq!(place(first.await), Ok(1));

@@ -173,6 +173,7 @@ struct Copy {
 impl Copy {
     /// On a thread of its own; the lanes end before it does.
     fn run(self, mut fold: Fold) -> Copied {
+        fold.loosen();
         let cpus = thread::available_parallelism().map_or(1, NonZero::get);
         let end = thread::scope(|scope| {
             let lanes: Vec<_> = (0..cpus.min(MAX_LANES)).map(|_| sync_channel(LANE_BATCHES)).collect();
@@ -187,6 +188,7 @@ impl Copy {
             self.stop.cancel();
             end
         });
+        fold.settle();
         Copied { fold, end }
     }
 
