@@ -6,11 +6,14 @@ use clap::{Args, Parser, Subcommand};
 use shared::{
     clock::Clock,
     database,
+    http::healthcheck::HealthcheckArgs,
     ids::Ids,
     metrics::Metrics,
     position::Applied,
     redaction::Redaction,
-    settings::{DEFAULT_KEY_LIFETIME, LimitArgs, ListenArgs, LogArgs, SourceArgs, StartArgs, UsageError, usage},
+    settings::{
+        DEFAULT_KEY_LIFETIME, LimitArgs, ListenArgs, LogArgs, PasswordArgs, SourceArgs, StartArgs, UsageError, usage,
+    },
     value::DEFAULT_MAX_VALUE_BYTES,
 };
 use sqlx::postgres::PgConnectOptions;
@@ -49,6 +52,8 @@ pub enum Task {
         #[arg(long)]
         create_roles: bool,
     },
+    /// Ask the service that runs with these settings whether it can serve; exit code 0 or 1
+    Healthcheck(HealthcheckArgs),
 }
 
 /// Settings of serving.
@@ -57,6 +62,9 @@ pub struct ServeArgs {
     /// The event log's database; example: postgres://user:password@localhost:5432/config_api
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", global = true)]
     pub database_url: Option<String>,
+    /// Its password.
+    #[command(flatten)]
+    pub password: PasswordArgs,
     /// How to begin.
     #[command(flatten)]
     pub start: StartArgs,
@@ -69,6 +77,17 @@ pub struct ServeArgs {
     /// What to tell.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+impl ServeArgs {
+    /// The database's URL, with its password; `another` than that of serving if there is one.
+    ///
+    /// # Errors
+    /// When there is none, or its password cannot be had.
+    pub fn url(&self, another: Option<&str>) -> Result<String, UsageError> {
+        let url = another.or(self.database_url.as_deref()).ok_or_else(|| usage(database::NoDatabase))?;
+        self.password.complete(url)
+    }
 }
 
 /// What the app is built from.
@@ -100,13 +119,13 @@ impl Config {
     /// # Errors
     /// The first setting that cannot be used.
     pub fn from_args(args: &ServeArgs) -> Result<(Self, SocketAddr), UsageError> {
-        let url = args.database_url.as_deref().ok_or_else(|| usage(database::NoDatabase))?;
+        let url = args.url(None)?;
         let config = Self {
             database_wait: args.start.database_wait(),
             max_value_bytes: args.limits.max_value_bytes,
             key_lifetime: args.limits.key_lifetime(),
             redaction: args.log.redaction().map_err(usage)?,
-            ..Self::new(database::connect_options(url, "command-service").map_err(usage)?)
+            ..Self::new(database::connect_options(&url, "command-service").map_err(usage)?)
         };
         Ok((config, args.listen.address().map_err(usage)?))
     }

@@ -8,7 +8,7 @@ use command_service::{
 };
 use shared::{
     BoxError, database,
-    http::server,
+    http::{healthcheck::healthcheck, server},
     schema,
     settings::{self, Defaults, usage},
     shutdown, telemetry,
@@ -22,6 +22,9 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code,
     };
+    if let Some(Task::Healthcheck(asked)) = cli.task {
+        return healthcheck("command-service", asked, cli.serve.listen.listen);
+    }
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => telemetry::fail("command-service", error.as_ref()),
@@ -29,14 +32,13 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<(), BoxError> {
-    let _log = telemetry::init(cli.serve.log.log_format, &cli.serve.log.log_filter)?;
+    let _log = cli.serve.log.begin("command-service")?;
     let runtime = tokio::runtime::Runtime::new()?;
     let shutdown = shutdown::on_signal(runtime.handle())?;
     runtime.block_on(async {
         if let Some(Task::Migrate { migrate_database_url, create_roles }) = &cli.task {
-            let url = migrate_database_url.as_ref().or(cli.serve.database_url.as_ref());
-            let options =
-                database::connect_options(url.ok_or_else(|| usage(database::NoDatabase))?, "migrate").map_err(usage)?;
+            let url = cli.serve.url(migrate_database_url.as_deref())?;
+            let options = database::connect_options(&url, "migrate").map_err(usage)?;
             let migrated = schema::migrate_at(&options, *create_roles, cli.serve.start.database_wait());
             return match shutdown.run_until_cancelled(migrated).await {
                 Some(migrated) => {

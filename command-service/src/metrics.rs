@@ -1,8 +1,10 @@
 //! The metrics of this service: the dashboards' contract, beside what every process tells (`shared::metrics`).
 
+use std::time::Duration;
+
 use prometheus::{Histogram, IntCounter};
 use shared::{
-    metrics::{ConnectionMetrics, CounterPairs, Counters, Definition, Label, Metrics, Values, Words as _},
+    metrics::{ConnectionMetrics, CounterPairs, Counters, Definition, Label, Metrics, Values, Words as _, float},
     words,
 };
 
@@ -283,6 +285,13 @@ impl AppendMetrics {
             queue_full: metrics.counter(&QUEUE_FULL),
             connection: metrics.event_store().connection("committer"),
         }
+    }
+
+    /// A group was appended: how long its statement took, and how many bytes of events each of its units has.
+    pub(crate) fn appended(&self, took: Duration, bytes: impl ExactSizeIterator<Item = usize>) {
+        self.duration.observe(took.as_secs_f64());
+        self.group_units.observe(float(bytes.len() as u64));
+        self.group_bytes.observe(float(bytes.sum::<usize>() as u64));
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use clap::{Parser, builder::BoolishValueParser};
+use clap::{Parser, Subcommand, builder::BoolishValueParser};
 use shared::{
     clock::Clock,
     database,
+    http::healthcheck::HealthcheckArgs,
     metrics::Metrics,
     redaction::Redaction,
-    settings::{ListenArgs, LogArgs, SourceArgs, UsageError, usage},
+    settings::{ListenArgs, LogArgs, PasswordArgs, SourceArgs, UsageError, usage},
 };
 use sqlx::postgres::PgConnectOptions;
 
@@ -38,6 +39,10 @@ const APPLICATION: &str = "query-service";
 #[derive(Clone, Debug, Parser)]
 #[command(name = "query-service", version)]
 pub struct Args {
+    /// What to do; nothing named: serve.
+    #[command(subcommand)]
+    pub task: Option<Task>,
+
     /// Where settings come from.
     #[command(flatten)]
     pub source: SourceArgs,
@@ -54,6 +59,10 @@ pub struct Args {
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
     pub database_url: Option<String>,
 
+    /// Its password.
+    #[command(flatten)]
+    pub password: PasswordArgs,
+
     /// How often the log is read when nothing hints at news, in milliseconds, 10 to 1000; example: 100
     #[arg(long, env = "POLL_INTERVAL_MS", default_value_t = DEFAULT_POLL_INTERVAL_MS, value_name = "MILLISECONDS",
           value_parser = clap::value_parser!(u64).range(10..=1000))]
@@ -64,6 +73,13 @@ pub struct Args {
     pub no_listen: bool,
 }
 
+/// Tasks beside serving.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Task {
+    /// Ask the service that runs with these settings whether it can serve; exit code 0 or 1
+    Healthcheck(HealthcheckArgs),
+}
+
 impl Args {
     /// The settings of the service itself.
     ///
@@ -71,7 +87,8 @@ impl Args {
     /// The first that cannot be understood.
     pub fn config(&self) -> Result<Config, UsageError> {
         let url = self.database_url.as_deref().ok_or_else(|| usage(database::NoDatabase))?;
-        let mut config = Config::new(database::connect_options(url, APPLICATION).map_err(usage)?);
+        let url = self.password.complete(url)?;
+        let mut config = Config::new(database::connect_options(&url, APPLICATION).map_err(usage)?);
         config.poll_interval = Duration::from_millis(self.poll_interval_ms);
         config.listen_for_hints = !self.no_listen;
         config.redaction = self.log.redaction().map_err(usage)?;

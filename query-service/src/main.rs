@@ -4,11 +4,11 @@ use std::process::ExitCode;
 
 use query_service::{
     App,
-    config::{Args, DEFAULT_LISTEN},
+    config::{Args, DEFAULT_LISTEN, Task},
 };
 use shared::{
     BoxError, file_limit,
-    http::server,
+    http::{healthcheck::healthcheck, server},
     settings::{self, Defaults, usage},
     shutdown, telemetry,
 };
@@ -21,6 +21,9 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(code) => return code,
     };
+    if let Some(Task::Healthcheck(asked)) = args.task {
+        return healthcheck("query-service", asked, args.listen.listen);
+    }
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => telemetry::fail("query-service", error.as_ref()),
@@ -29,7 +32,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), BoxError> {
     let (config, address) = (args.config()?, args.listen.address().map_err(usage)?);
-    let _log = telemetry::init(args.log.log_format, &args.log.log_filter)?;
+    let _log = args.log.begin("query-service")?;
     file_limit::raise();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let shutdown = shutdown::on_signal(runtime.handle())?;

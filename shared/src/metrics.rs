@@ -31,6 +31,8 @@ pub const ALL: &[&Definition] = &[
     &EVENT_STORE_CONNECTIONS_LIMIT,
     &EVENT_STORE_RECONNECTS,
     &EVENT_STORE_ERRORS,
+    &TRACE_SPANS,
+    &TRACE_EXPORT_ERRORS,
     &BUILD_INFO,
     &UPTIME,
     &MEMORY_LIMIT,
@@ -114,6 +116,15 @@ pub(crate) const EVENT_STORE_ERRORS: Definition = Definition::counter(
     &[CONNECTION, Label { name: "kind", values: Values::Words(ErrorKind::WORDS) }],
     "Exchanges on this own connection that failed: no server or connection lost, no answer in time, a server that takes no writes, a lock held or a statement cancelled, a statement refused.",
 );
+
+pub(crate) const TRACE_SPANS: Definition = Definition::counter(
+    "config_trace_spans_total",
+    &[Label { name: "outcome", values: Values::Words(&["exported", "failed", "dropped"]) }],
+    "Spans: the collector has them; they were sent and no answer said that they arrived; the queue was full.",
+);
+
+pub(crate) const TRACE_EXPORT_ERRORS: Definition =
+    Definition::counter("config_trace_export_errors_total", &[], "Exports, of many spans each, that failed.");
 
 pub(crate) const BUILD_INFO: Definition = Definition::gauge(
     "config_build_info",

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use embedded_postgres::{Cluster, Options, StopMode};
-use shared::{BoxError, file_limit, http::server, settings::usage, shutdown, telemetry};
+use shared::{BoxError, file_limit, http::server, settings::usage, shutdown};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -19,7 +19,7 @@ use crate::{
 /// # Errors
 /// What kept it from starting, or ended it.
 pub fn run(cli: &Cli) -> Result<(), BoxError> {
-    let _log = telemetry::init(cli.log.log_format, &cli.log.log_filter)?;
+    let _log = cli.log.begin("config-api")?;
     file_limit::raise();
     let (database, address) = (cli.database()?, cli.listen.address().map_err(usage)?);
     let runtime = tokio::runtime::Runtime::new()?;

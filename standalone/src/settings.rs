@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
-use shared::settings::{Defaults, LimitArgs, ListenArgs, LogArgs, SourceArgs, StartArgs, UsageError, usage};
+use clap::{Parser, Subcommand};
+use shared::{
+    http::healthcheck::HealthcheckArgs,
+    settings::{Defaults, LimitArgs, ListenArgs, LogArgs, PasswordArgs, SourceArgs, StartArgs, UsageError, usage},
+};
 
 /// Where the standalone serves when nothing else is said: at the old system's port.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:4000";
@@ -12,9 +15,15 @@ pub const DEFAULT_LISTEN: &str = "127.0.0.1:4000";
 #[derive(Debug, Parser)]
 #[command(name = "config-api", version)]
 pub struct Cli {
+    /// What to do; nothing named: serve.
+    #[command(subcommand)]
+    pub task: Option<Task>,
     /// Use this Postgres instead of an own one; example: postgres://user:password@localhost:5432/config_api
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
     pub database_url: Option<String>,
+    /// Its password.
+    #[command(flatten)]
+    pub password: PasswordArgs,
     /// Where the own Postgres keeps its data [default: /var/lib/config-api as root, else
     /// $XDG_DATA_HOME/config-api or ~/.local/share/config-api];
     /// example: ./data
@@ -38,6 +47,13 @@ pub struct Cli {
     /// What to tell.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// Tasks beside serving.
+#[derive(Debug, Subcommand)]
+pub enum Task {
+    /// Ask the service that runs with these settings whether it can serve; exit code 0 or 1
+    Healthcheck(HealthcheckArgs),
 }
 
 /// What this binary adds to the defaults.
@@ -73,13 +89,16 @@ impl Cli {
     /// Which database to use.
     ///
     /// # Errors
-    /// When two are named, by whatever source.
+    /// When two are named, by whatever source, or the password of one cannot be had.
     pub fn database(&self) -> Result<Database, UsageError> {
         match (&self.database_url, &self.data_dir) {
             (Some(_), Some(_)) => Err(usage(TwoDatabases)),
-            (Some(url), None) => Ok(Database::Given { url: url.clone() }),
-            (None, Some(data_dir)) => Ok(Database::Own { data_dir: data_dir.clone() }),
-            (None, None) => Ok(Database::Own { data_dir: embedded_postgres::default_data_dir() }),
+            (Some(url), None) => Ok(Database::Given { url: self.password.complete(url)? }),
+            (None, data_dir) => {
+                self.password.refuse()?;
+                let data_dir = data_dir.clone().unwrap_or_else(embedded_postgres::default_data_dir);
+                Ok(Database::Own { data_dir })
+            }
         }
     }
 }

@@ -74,14 +74,23 @@ async fn a_conflict_names_the_current_sequence_and_the_other_units_are_written()
     let mut connection = Database::new().await.connect().await;
     Group::default().unit(new_id()).event("a", 0).append(&mut connection).await.unwrap();
     let group = Group::default().unit(new_id()).event("a", 0).unit(new_id()).event("b", 0);
-    let outcomes = group.unit(new_id()).event("never", 3).unit(new_id()).event("c", 0).append(&mut connection).await;
-    let outcomes = outcomes.unwrap();
+    let group = group.unit(new_id()).event("never", 3).unit(new_id()).event("c", 0);
+    let outcomes = group.append(&mut connection).await.unwrap();
     assert_eq!(outcomes[0].conflict(), ("conflict", Some("a"), Some(1)));
     assert_eq!(outcomes[0].place(), ("conflict", None, None));
     assert_eq!(outcomes[1].place(), ("appended", Some(2), Some(2)));
     assert_eq!(outcomes[2].conflict(), ("conflict", Some("never"), Some(0)));
     assert_eq!(outcomes[3].place(), ("appended", Some(3), Some(3)));
     assert_eq!(names(&mut connection).await, ["a", "b", "c"]);
+
+    // What the log says of them, which has no hole.
+    let log = log(&mut connection).await;
+    assert!(log.iter().map(|event| event.position).eq(1..=3), "{log:?}");
+    for (unit, position) in [(1, 1), (3, 2)] {
+        let (event, outcome) = (&log[position], &outcomes[unit]);
+        assert_eq!((event.command_id, Some(event.position)), (group.command_ids[unit], outcome.first_position));
+        assert_eq!(Some(event.recorded_at), outcome.recorded_at);
+    }
 }
 
 #[tokio::test]

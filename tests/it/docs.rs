@@ -16,9 +16,10 @@ use markdown::{Block, blocks, links, log_lines, slugs};
 use shell::{Shell, chunks};
 
 const RUNBOOK: &str = "docs/RUNBOOK.md";
+const DEPLOY: &str = "docs/DEPLOY.md";
 
 /// Blocks that no test runs: the document, how the block begins, and why.
-const NOT_RUN: [(&str, &str, &str); 8] = [
+const NOT_RUN: [(&str, &str, &str); 17] = [
     ("README.md", "./dev up", "would serve until somebody stops it; tests/dev/run tests it"),
     ("README.md", "createdb config_api", "is about the reader's own Postgres"),
     ("README.md", "cargo build --release", "takes minutes, and is about the reader's own Postgres"),
@@ -27,6 +28,15 @@ const NOT_RUN: [(&str, &str, &str); 8] = [
     ("docs/PERFORMANCE.md", "apt-get install etcd-server", "takes ten minutes"),
     (RUNBOOK, "sudo systemctl restart", "is about the reader's own units"),
     (RUNBOOK, "./dev check https://", "is about the reader's own hosts"),
+    (DEPLOY, "deploy/secrets/make", "needs a container engine"),
+    (DEPLOY, "docker-compose ps", "needs a container engine"),
+    (DEPLOY, "echo OTEL_EXPORTER", "needs a container engine"),
+    (DEPLOY, "docker build", "needs a container engine"),
+    (DEPLOY, "curl -c jar", "needs a gateway; tests/it/gateway.rs tries what it says"),
+    (DEPLOY, "kubectl create namespace", "needs a cluster"),
+    (DEPLOY, "cargo build --release", "takes minutes, and installs"),
+    (DEPLOY, "sudo sh", "is about the reader's own machine"),
+    (DEPLOY, "./dev stack up", "takes ports that others may have"),
 ];
 
 /// Blocks of the runbook that are about a Postgres of config-api's own, and are not run with a given one.

@@ -4,6 +4,7 @@ use end_to_end::{Answer, Client};
 use serde_json::Value;
 
 mod bad_input;
+mod bounds;
 mod cost;
 mod differences;
 mod events;

@@ -123,6 +123,16 @@ async fn a_replay_goes_on_where_it_was_when_the_database_is_lost_and_back() {
     let query = QueryService::start_with(QueryService::config(&proxy.database.url)).await;
     let stalled = until_stalled(&query.client).await;
     assert!(stalled < EVENTS, "{stalled}");
+    let copies = "select count(*) from pg_stat_activity where datname = current_database()
+                     and application_name = 'tests query' and query like 'copy (select %'";
+    let copies: i64 = sqlx::query_scalar(copies).fetch_one(&mut database.connect().await).await.unwrap();
+    let cpus = std::thread::available_parallelism().unwrap().get().min(4);
+    assert_eq!(usize::try_from(copies).unwrap(), cpus, "a range for each");
+    until("it tells how far it is", async || log.has("[info] Replayed ").then_some(())).await;
+    let told = projection(&query.client).await["progress"].clone();
+    let events = told["events"].as_u64().unwrap();
+    assert_eq!((&told["of"], &told["percent"]), (&json!(EVENTS), &json!(events * 100 / EVENTS)), "{told}");
+    assert!(told["events_per_second"].is_u64() && told["seconds_left"].is_u64(), "{told}");
     assert_eq!(query.client.get("/v1/ready").await.status, 503);
     assert_eq!(query.client.get("/v1/live").await.status, 200);
     proxy.down().await;

@@ -92,10 +92,81 @@ async fn settings_are_printed_with_their_sources_and_help_names_defaults_and_exa
                 blocks.find(|block| format!(" -{block}").starts_with(&flag)).unwrap_or_else(|| panic!("no {flag}"));
             assert!(block.to_lowercase().contains("example: "), "{block}");
             assert!(block.contains("[env: "), "{block}");
-            let needs_none = ["database_url", "insecure_no_auth", "no_listen"];
+            let needs_none = ["database_url", "database_password_file", "insecure_no_auth", "no_listen"];
             assert!(block.contains("[default: ") || needs_none.contains(&id), "{block}");
         }
     }
+}
+
+#[tokio::test]
+async fn the_databases_password_may_be_in_a_file_that_only_the_start_reads() {
+    let database = Database::new().await;
+    let (login, place) = database.url.rsplit_once('@').unwrap();
+    let (login, password) = login.rsplit_once(':').unwrap();
+    let without = format!("{login}@{place}");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), format!("{password}\n")).unwrap();
+    let path = file.path().to_str().unwrap();
+    let environment = [("DATABASE_URL", without.as_str()), ("DATABASE_PASSWORD_FILE", path)];
+    let migrated = run("command-service", &["migrate"], &environment).await;
+    assert_eq!(migrated.code, Some(0), "{migrated:?}");
+    let instead = [("MIGRATE_DATABASE_URL", without.as_str()), ("DATABASE_PASSWORD_FILE", path)];
+    assert_eq!(run("command-service", &["migrate"], &instead).await.code, Some(0));
+    let start = async |name| {
+        let service = Process::start_with(name, &[], &environment).await;
+        service.client.until_ready().await;
+        service
+    };
+    let (command, query, both) = tokio::join!(start("command-service"), start("query-service"), start("config-api"));
+    let put = command.client.put("a", 1).await;
+    for service in [&query, &both] {
+        assert_eq!(service.client.value_after("a", &put).await.short(), (200, "1"));
+    }
+    let two = [("DATABASE_URL", database.url.as_str()), ("DATABASE_PASSWORD_FILE", path)];
+    for program in ["config-api", "command-service", "query-service"] {
+        let complaint = refused(program, &[], &two, USAGE).await;
+        assert!(complaint.contains("the database URL has a password; leave one out"), "{complaint}");
+        let printed = run(program, &["--print-config"], &environment).await;
+        assert!(!printed.output.contains(password), "{printed:?}");
+    }
+    let complaint = refused("config-api", &[], &[("DATABASE_PASSWORD_FILE", path)], USAGE).await;
+    assert!(complaint.contains("but no database URL"), "{complaint}");
+}
+
+#[tokio::test]
+async fn a_program_tells_whether_its_service_is_well() {
+    let cluster = cluster::own().await;
+    let database = Database::in_cluster(&cluster).await;
+    let names = ["config-api", "command-service", "query-service"];
+    let start = names.map(async |name| {
+        let service = Process::start(name, &["--database-url", &database.url]).await;
+        service.client.until_ready().await;
+        service
+    });
+    let services = futures_util::future::join_all(start).await;
+    let asked = async |name, service: &Process, more: &[&str]| {
+        let address = service.client.base().strip_prefix("http://").unwrap().to_owned();
+        run(name, &[&["healthcheck"], more].concat(), &[("LISTEN_ADDR", &address)]).await
+    };
+    for (name, service) in names.iter().zip(&services) {
+        let well = asked(name, service, &[]).await;
+        assert_eq!((well.code, well.output), (Some(0), format!("{name}: ready at {}\n", service.client.base())));
+    }
+    cluster.stop(StopMode::Fast).await.unwrap();
+    for (name, service) in names.iter().zip(&services) {
+        let alive = asked(name, service, &["--live"]).await;
+        assert_eq!((alive.code, alive.output), (Some(0), format!("{name}: alive at {}\n", service.client.base())));
+        let ready = asked(name, service, &[]).await;
+        if *name == "query-service" {
+            assert_eq!(ready.code, Some(0), "it serves what it has: {ready:?}");
+        } else {
+            assert_eq!((ready.code, ready.complaint.lines().count()), (Some(FAILURE), 1), "{ready:?}");
+            assert!(ready.complaint.contains("/v1/ready answered 503 Service Unavailable: {"), "{ready:?}");
+        }
+    }
+    let nobody = run("query-service", &["healthcheck"], &[("LISTEN_ADDR", "0.0.0.0:1")]).await;
+    assert_eq!(nobody.code, Some(FAILURE));
+    assert!(nobody.complaint.starts_with("query-service: no answer from http://127.0.0.1:1/v1/ready"), "{nobody:?}");
 }
 
 #[tokio::test]

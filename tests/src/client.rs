@@ -55,6 +55,8 @@ impl Client {
     /// Of the service at `base`, such as `http://127.0.0.1:4000`.
     #[must_use]
     pub fn new(base: &str) -> Self {
+        // The library wants to know with what it would encrypt, also where it does not.
+        let _chosen_before = rustls::crypto::ring::default_provider().install_default();
         Self { http: reqwest::Client::new(), base: base.to_owned() }
     }
 

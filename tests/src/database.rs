@@ -67,6 +67,30 @@ impl Database {
         PgPoolOptions::new().max_connections(connections).connect(&self.url).await.expect("the database answers")
     }
 
+    /// What a failover to an asynchronous standby does: the events from `position` on are gone, and others take their places:
+    /// each of these names is set to its value, in JSON. Nobody sees it half done.
+    ///
+    /// # Panics
+    /// When the database refuses.
+    pub async fn rewrite_from(&self, position: i64, instead: &[(&str, &str)]) {
+        let mut connection = self.connect().await;
+        let mut transaction = connection.begin().await.expect("a transaction");
+        let cut = format!(
+            "alter table events disable trigger events_append_only;
+             delete from events where position >= {position};
+             alter table events enable trigger events_append_only"
+        );
+        transaction.execute(cut.as_str()).await.expect("the end of the log is cut off");
+        for (name, value) in instead {
+            let set = "
+                insert into events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
+                select 'ConfigValue', $1, count(*) + 1, 'ConfigValueSet', '1.0', ('{\"value\":' || $2 || '}')::json, '{}'
+                  from events where aggregate_id = $1";
+            sqlx::query(set).bind(name).bind(value).execute(&mut *transaction).await.expect("another event");
+        }
+        transaction.commit().await.expect("it was kept");
+    }
+
     /// Runs statements.
     pub async fn execute(&self, sql: &str) {
         self.connect().await.execute(sql).await.expect("the statements run");

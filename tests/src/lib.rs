@@ -4,9 +4,11 @@
 pub mod client;
 pub mod cluster;
 pub mod database;
+pub mod gateway;
 pub mod held;
 pub mod log;
 pub mod metrics;
+pub mod otlp;
 pub mod process;
 pub mod prometheus;
 pub mod proxy;
@@ -16,9 +18,11 @@ pub mod watcher;
 
 pub use client::{Answer, Client};
 pub use database::Database;
+pub use gateway::Gateway;
 pub use held::HeldLog;
 pub use log::LogLines;
 pub use metrics::Page;
+pub use otlp::Collector;
 pub use prometheus::Prometheus;
 pub use proxy::Proxy;
 pub use services::{CommandService, QueryService, Standalone};

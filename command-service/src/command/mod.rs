@@ -16,7 +16,14 @@ mod counting;
 use std::{sync::Arc, time::Duration};
 
 use cqrs_es::{AggregateError, CqrsFramework};
-use shared::{backoff::Backoff, event::Metadata, ids::Ids, name::ConfigName, position::PositionToken};
+use shared::{
+    backoff::Backoff,
+    event::Metadata,
+    ids::Ids,
+    name::ConfigName,
+    position::PositionToken,
+    telemetry::spans::{self, TraceSpan},
+};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -103,14 +110,19 @@ impl CommandBus {
     async fn decide(&self, request: &Request, until: Instant) -> Result<Done, CommandError> {
         let mut backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(50));
         let mut freshness = Freshness::Remembered;
-        for _ in 0..MAX_ATTEMPTS {
+        for attempt in 1..=MAX_ATTEMPTS {
             let scope = CommandScope::new(self.ids.next(), until, request.key, freshness);
+            let scope = scope.decided_in(decision(&request.work, attempt));
             let error = match scope.run(self.attempt(&scope, request)).await {
                 Ok(receipts) => return Ok(Done { receipts, replayed: false }),
                 Err(error) => error,
             };
+            if let CommandError::Refused { refusal, operation, .. } = &error {
+                scope.refused(refusal, *operation);
+            }
             match error {
                 CommandError::Refused { .. } | CommandError::Store(StoreError::Stale) if scope.is_remembered() => {
+                    spans::decided_anew(attempt, "remembered");
                     // What is remembered may say yes, which the append verifies; never no.
                     freshness = Freshness::Loaded;
                 }
@@ -122,6 +134,7 @@ impl CommandBus {
                 }
                 error if error.is_conflict() => {
                     self.metrics.conflicts.inc();
+                    spans::decided_anew(attempt, "conflict");
                     tokio::time::sleep(backoff.next_wait()).await;
                 }
                 error => return Err(error),
@@ -210,6 +223,28 @@ impl CommandBus {
             }),
         }
     }
+}
+
+/// The span of an attempt's decision.
+fn decision(work: &Work, attempt: u32) -> TraceSpan {
+    let mut span = spans::decide(attempt);
+    if !span.is_recorded() {
+        return span;
+    }
+    match work {
+        Work::One(Operation { name, .. }) => span.set("config.name", name.to_string()),
+        Work::Batch(operations) => span.set("config.operations", spans::count(operations.len())),
+        Work::Rollback { name, to, .. } => {
+            span.set("config.name", name.to_string());
+            match to {
+                Past::Version(version) => {
+                    span.set("config.rollback.version", i64::try_from(*version).unwrap_or(i64::MAX));
+                }
+                Past::At(moment) => span.set("config.rollback.at", moment.to_string()),
+            }
+        }
+    }
+    span
 }
 
 fn refused(refusal: Refusal, operation: usize) -> CommandError {

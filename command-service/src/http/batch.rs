@@ -41,7 +41,7 @@ pub const MAX_OPERATIONS: usize = 128;
 pub const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
 
 /// What a body may have beside its values, in bytes: names, fields, blanks.
-const BODY_ROOM_BYTES: usize = 1024 * 1024;
+pub const BODY_ROOM_BYTES: usize = 1024 * 1024;
 
 const EXAMPLE: &str = r#"{"operations": [{"op": "set", "name": "a", "value": 1}, {"op": "delete", "name": "b"}]}"#;
 

@@ -198,7 +198,7 @@ mod tests {
             (CommandError::Store(StoreError::Late), "event-store-unavailable", true),
             (CommandError::Contention, "contention", true),
         ] {
-            let response = problem(error).render(true, "r1");
+            let response = problem(error).render(true, "r1", None);
             assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{code}");
             assert!(response.headers().contains_key(header::RETRY_AFTER), "{code}");
             let body: Value = serde_json::from_slice(&to_bytes(response.into_body(), 4096).await.unwrap()).unwrap();

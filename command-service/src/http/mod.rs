@@ -18,6 +18,6 @@ pub mod batch;
 mod worker_stats;
 
 mod idempotency;
-mod write;
+pub mod write;
 
 mod error;

@@ -20,6 +20,7 @@ use shared::{
     moment::Moment,
     name::ConfigName,
     position::{Applied, Position, PositionToken},
+    telemetry::{self, trace_of_headers},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -32,10 +33,7 @@ use crate::{
 };
 
 /// What a body may have beside its value: the reason, names of fields, blanks; in bytes.
-pub(super) const BODY_ROOM_BYTES: usize = 64 * 1024;
-
-/// Longest trace state that is kept with an event, in bytes; W3C asks for 512 at least.
-const MAX_TRACESTATE_BYTES: usize = 512;
+pub const BODY_ROOM_BYTES: usize = 64 * 1024;
 
 /// The answer to a change of one configuration, in JSON:
 /// `{"name":"a","version":3,"position":42,"recorded_at":"2024-01-15T10:30:00.000000Z","changed":true}`.
@@ -128,32 +126,11 @@ pub(super) fn metadata(
         }
         metadata.insert(keys::REASON.to_owned(), reason);
     }
-    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    if let Some(parent) = text(keys::TRACEPARENT).filter(|parent| is_trace_parent(parent)) {
-        metadata.insert(keys::TRACEPARENT.to_owned(), parent.to_owned());
-        if let Some(state) =
-            text(keys::TRACESTATE).filter(|state| !state.is_empty() && state.len() <= MAX_TRACESTATE_BYTES)
-        {
-            metadata.insert(keys::TRACESTATE.to_owned(), state.to_owned());
-        }
+    // The client's own; where this process has traces, the append's takes its place.
+    if let Some(parent) = trace_of_headers(headers) {
+        telemetry::carry(&parent, &mut metadata);
     }
     Ok(metadata)
-}
-
-/// `version-trace-parent-flags`, W3C Trace Context. A malformed one is ignored, as the specification asks.
-fn is_trace_parent(text: &str) -> bool {
-    let hex =
-        |part: &str, length| part.len() == length && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    let parts: Vec<_> = text.split('-').collect();
-    let [version, trace, parent, flags] = parts[..] else { return false };
-    let zero = |part: &str| part.bytes().all(|byte| byte == b'0');
-    hex(version, 2)
-        && version != "ff"
-        && hex(trace, 32)
-        && !zero(trace)
-        && hex(parent, 16)
-        && !zero(parent)
-        && hex(flags, 2)
 }
 
 /// Executes the command; returns when what it did, or rests on, is visible where this process serves reads. `told` hears of
@@ -218,24 +195,4 @@ pub(super) fn stamp(mut response: Response, done: &Done) -> Response {
         response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
     }
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_well_formed_trace_parent_is_kept() {
-        assert!(is_trace_parent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"));
-        for malformed in [
-            "",
-            "00",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
-            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
-        ] {
-            assert!(!is_trace_parent(malformed), "{malformed:?}");
-        }
-    }
 }

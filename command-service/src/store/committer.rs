@@ -13,9 +13,11 @@ use std::{
 use shared::{
     backoff::Backoff,
     database::{Meaning, meaning},
-    metrics::float,
     name::ConfigName,
-    telemetry::Chain,
+    telemetry::{
+        Chain,
+        spans::{self, TraceSpan},
+    },
 };
 use sqlx::postgres::PgConnectOptions;
 use tokio::{
@@ -32,6 +34,7 @@ use super::{
     append::{Appended, Outcome, Unit, append},
     connection::Connections,
     outage::Outage,
+    trace::UnitTrace,
 };
 use crate::metrics::{AppendMetrics, UnitOutcome};
 
@@ -104,6 +107,7 @@ struct Waiting {
     /// When it is given up: unwritten if it was never sent, unknown if it was.
     until: Instant,
     answer: oneshot::Sender<Answer>,
+    trace: Option<UnitTrace>,
     /// Given back when it is answered.
     _room: OwnedSemaphorePermit,
 }
@@ -152,7 +156,17 @@ impl Handle {
     /// # Errors
     /// What became of it instead. Only [`AppendError::Unknown`] leaves open whether it was written.
     pub async fn append(&self, unit: Unit, until: Instant) -> Result<Appended, AppendError> {
-        let answered = self.enqueue(unit, until).inspect_err(|refused| {
+        self.append_traced(unit, until, None).await
+    }
+
+    /// The same, of a unit whose statement shows in its command's trace.
+    pub(super) async fn append_traced(
+        &self,
+        unit: Unit,
+        until: Instant,
+        trace: Option<UnitTrace>,
+    ) -> Result<Appended, AppendError> {
+        let answered = self.enqueue(unit, until, trace).inspect_err(|refused| {
             if matches!(refused, AppendError::Overloaded) {
                 self.metrics.queue_full.inc();
             }
@@ -161,12 +175,17 @@ impl Handle {
         answered.await.unwrap_or(Err(AppendError::Unknown))
     }
 
-    fn enqueue(&self, unit: Unit, until: Instant) -> Result<oneshot::Receiver<Answer>, AppendError> {
+    fn enqueue(
+        &self,
+        unit: Unit,
+        until: Instant,
+        trace: Option<UnitTrace>,
+    ) -> Result<oneshot::Receiver<Answer>, AppendError> {
         let bytes = unit.bytes();
         let places = u32::try_from(bytes).map_err(|_| AppendError::Overloaded)?;
         let room = Arc::clone(&self.room).try_acquire_many_owned(places).map_err(|_| AppendError::Overloaded)?;
         let (answer, answered) = oneshot::channel();
-        let waiting = Waiting { unit, bytes, since: Instant::now(), until, answer, _room: room };
+        let waiting = Waiting { unit, bytes, since: Instant::now(), until, answer, trace, _room: room };
         self.queue.try_send(waiting).map_err(|refused| match refused {
             TrySendError::Full(_) => AppendError::Overloaded,
             TrySendError::Closed(_) => AppendError::Unavailable,
@@ -335,6 +354,19 @@ impl Committer {
         tokio::time::sleep(backoff.next_wait()).await;
     }
 
+    /// The span of a group's statement. It is told to the commands before it has an outcome: they have theirs a moment later.
+    fn statement(&self, group: &[Waiting]) -> TraceSpan {
+        let traced = || group.iter().filter_map(|waiting| waiting.trace.as_ref());
+        if traced().next().is_none() {
+            return TraceSpan::default();
+        }
+        let events = group.iter().map(|waiting| waiting.unit.events.len()).sum();
+        let mut span = spans::insert(traced().map(UnitTrace::append), group.len(), events);
+        self.connections.tell_place(&mut span);
+        traced().for_each(|trace| trace.went_with(&span));
+        span
+    }
+
     async fn attempt(&mut self, group: &[Waiting]) -> Result<Vec<Outcome>, Failure> {
         let attempted = self.attempt_once(group).await;
         if let Err(failure) = &attempted {
@@ -346,14 +378,15 @@ impl Committer {
     async fn attempt_once(&mut self, group: &[Waiting]) -> Result<Vec<Outcome>, Failure> {
         let mut connection = self.connections.take().await.map_err(Failure::before)?;
         let units: Vec<_> = group.iter().map(|waiting| &waiting.unit).collect();
+        let mut span = self.statement(group);
         let began = Instant::now();
         let appending = append(&mut connection, &units, self.options.key_lifetime);
         let appended = self.connections.bounded(appending).await.map_err(Failure::during);
-        if appended.is_ok() {
-            self.metrics.duration.observe(began.elapsed().as_secs_f64());
-            self.metrics.group_units.observe(float(group.len() as u64));
-            self.metrics.group_bytes.observe(float(group.iter().map(|waiting| waiting.bytes as u64).sum()));
+        match &appended {
+            Ok(_) => self.metrics.appended(began.elapsed(), group.iter().map(|waiting| waiting.bytes)),
+            Err(failure) => span.fail(failure.code()),
         }
+        drop(span);
         // Otherwise it is dropped: its state is unknown as well, or its server is the wrong one.
         if appended.as_ref().err().is_none_or(|failure| matches!(failure.kind, Kind::NotNow | Kind::Refused)) {
             self.connections.give_back(connection);
@@ -440,6 +473,12 @@ enum Kind {
 }
 
 impl Failure {
+    /// As the server has it; `connection_lost` where it has said nothing.
+    fn code(&self) -> String {
+        let code = self.error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        code.map_or_else(|| "connection_lost".to_owned(), String::from)
+    }
+
     fn before(error: sqlx::Error) -> Self {
         // Whatever keeps us from connecting (also a refused password) may pass.
         Self { error, kind: Kind::Away }

@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use shared::metrics::{ConnectionMetrics, ErrorKind};
+use shared::{
+    metrics::{ConnectionMetrics, ErrorKind},
+    telemetry::spans::TraceSpan,
+};
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::time::{Instant, timeout};
 
@@ -30,6 +33,15 @@ pub(super) struct Connections {
 impl Connections {
     pub(super) fn new(database: PgConnectOptions, limit: Duration, metrics: ConnectionMetrics) -> Self {
         Self { database, limit, kept: None, opened: Arc::default(), metrics }
+    }
+
+    /// Says in a span where the server is.
+    pub(super) fn tell_place(&self, span: &mut TraceSpan) {
+        if span.is_recorded() {
+            span.set("server.address", self.database.get_host().to_owned());
+            span.set("server.port", i64::from(self.database.get_port()));
+            span.set("db.namespace", self.database.get_database().unwrap_or_default().to_owned());
+        }
     }
 
     /// Counts how often one was opened.

@@ -1,6 +1,6 @@
 //! `cqrs_es::EventStore` over the log, and the same for several configurations at once.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use cqrs_es::{AggregateError, EventEnvelope, EventStore};
 use shared::{
@@ -9,6 +9,7 @@ use shared::{
     moment::Moment,
     name::ConfigName,
     position::{Position, PositionToken},
+    telemetry::{self, spans},
 };
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -24,6 +25,7 @@ use super::{
     loader,
     past::{self, Former, Past},
     receipt::{CommandScope, Freshness, Receipt},
+    trace::{self, UnitTrace},
 };
 use crate::{
     domain::{ConfigValue, Refusal},
@@ -85,7 +87,12 @@ impl ConfigEventStore {
     /// # Errors
     /// When the log cannot be read.
     pub async fn former(&self, name: &ConfigName, past: Past) -> Result<Option<Former>, StoreError> {
-        past::former(&self.log, name, past).await
+        let mut span = spans::read_past();
+        let former = past::former(&self.log, name, past).await;
+        if former.is_err() {
+            span.fail("unavailable");
+        }
+        former
     }
 
     /// Appends what was decided, all or nothing; the receipts are in the order of the configurations.
@@ -98,6 +105,7 @@ impl ConfigEventStore {
         decided: Vec<Decided>,
         metadata: &HashMap<String, String>,
     ) -> Result<Vec<Receipt>, StoreError> {
+        scope.decided(&decided);
         let changes = decided.iter().any(|decided| decided.event.is_some());
         if !changes && scope.is_remembered() {
             return Err(StoreError::Stale);
@@ -106,8 +114,7 @@ impl ConfigEventStore {
             return Ok(decided.into_iter().map(|decided| decided.loaded.unchanged()).collect());
         }
         let command_id = scope.command_id();
-        let unit = unit(scope, &decided, changes, metadata);
-        let (first, recorded_at) = match self.committer.append(unit, scope.until()).await {
+        let (first, recorded_at) = match self.append_unit(scope, &decided, changes, metadata).await {
             Ok(Appended::Written { first, recorded_at }) => (first, recorded_at),
             Ok(Appended::Noted) => {
                 return Ok(decided.into_iter().map(|decided| decided.loaded.unchanged()).collect());
@@ -132,6 +139,35 @@ impl ConfigEventStore {
             self.written(loaded, token, recorded_at)
         });
         Ok(receipts.collect())
+    }
+
+    /// The events carry the append's own span as their parent: replicas go on in its trace.
+    async fn append_unit(
+        &self,
+        scope: &CommandScope,
+        decided: &[Decided],
+        changes: bool,
+        metadata: &HashMap<String, String>,
+    ) -> Result<Appended, AppendError> {
+        let events = || decided.iter().filter(|decided| decided.event.is_some());
+        let mut span = spans::append(events().count());
+        let metadata = match span.context() {
+            Some(context) => {
+                let mut metadata = metadata.clone();
+                telemetry::carry(context, &mut metadata);
+                Cow::Owned(metadata)
+            }
+            None => Cow::Borrowed(metadata),
+        };
+        if let [Decided { loaded, event: Some(_) }] = decided
+            && span.is_recorded()
+        {
+            span.set("config.name", loaded.name.to_string());
+        }
+        let (unit, trace) = (unit(scope, decided, changes, &metadata), UnitTrace::of(&span));
+        let appended = self.committer.append_traced(unit, scope.until(), trace.clone()).await;
+        trace::appended(span, &appended, trace.as_ref().and_then(UnitTrace::statement_elsewhere));
+        appended
     }
 
     /// Keeps what a command with a key was refused with, under its key.

@@ -20,6 +20,7 @@ mod committer;
 mod error;
 mod event_store;
 mod receipt;
+mod trace;
 
 mod keys;
 mod outage;

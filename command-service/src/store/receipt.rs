@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use shared::{moment::Moment, position::PositionToken, value::ConfigJson};
+use shared::{moment::Moment, position::PositionToken, telemetry::spans::TraceSpan, value::ConfigJson};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::append::IdempotencyKey;
+use super::{append::IdempotencyKey, loaded::Decided, trace};
+use crate::domain::Refusal;
 
 /// Where a command stands in the log.
 #[derive(Clone, Debug)]
@@ -52,6 +53,8 @@ struct Found {
     decided_at: Option<PositionToken>,
     remembered: bool,
     receipt: Option<Receipt>,
+    /// Open until it is decided.
+    decision: TraceSpan,
 }
 
 tokio::task_local! {
@@ -63,6 +66,13 @@ impl CommandScope {
     #[must_use]
     pub fn new(command_id: Uuid, until: Instant, key: Option<IdempotencyKey>, freshness: Freshness) -> Self {
         Self(Arc::new(Inner { command_id, until, key, freshness, found: Mutex::default() }))
+    }
+
+    /// The span that its decision has in the command's trace; ends when it is decided.
+    #[must_use]
+    pub fn decided_in(self, span: TraceSpan) -> Self {
+        self.found().decision = span;
+        self
     }
 
     /// Runs the command in this scope.
@@ -116,6 +126,21 @@ impl CommandScope {
     #[must_use]
     pub fn receipt(&self) -> Option<Receipt> {
         self.found().receipt.clone()
+    }
+
+    /// The aggregate said no.
+    pub fn refused(&self, refusal: &Refusal, operation: usize) {
+        let mut found = self.found();
+        let (span, remembered) = (std::mem::take(&mut found.decision), found.remembered);
+        drop(found);
+        trace::refused(span, refusal, operation, remembered);
+    }
+
+    pub(super) fn decided(&self, decided: &[Decided]) {
+        let mut found = self.found();
+        let (span, remembered) = (std::mem::take(&mut found.decision), found.remembered);
+        drop(found);
+        trace::decided(span, decided, remembered);
     }
 
     pub(super) fn loaded(&self, at: PositionToken, remembered: bool) {

@@ -70,6 +70,12 @@ mod tests {
 
     const LONG: &[&str] = &["x", "y"];
 
+    /// Sent whole, and just long enough.
+    const MEDIUM: &[&str] = match std::str::from_utf8(&[b'x'; 1_025]) {
+        Ok(text) => &[text],
+        Err(_) => panic!("it is ASCII"),
+    };
+
     #[tokio::test]
     async fn the_client_says_which_encoding() {
         for (accepts, expected) in [
@@ -93,6 +99,7 @@ mod tests {
         assert_eq!(encoding(&response), "");
         assert!(response.headers().contains_key("vary"), "a longer one is another");
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "small");
+        assert_eq!(encoding(&answer("gzip", MEDIUM).await), "gzip");
     }
 
     #[tokio::test]

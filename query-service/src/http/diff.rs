@@ -24,7 +24,7 @@ use super::{
     link,
     list_at::{self, PAGE_BYTES, PAGE_ENTRIES},
     place::{Asked, bounded, caching, stamp_place},
-    reads::MIN_POSITION,
+    reads::{CONSISTENCY, MIN_POSITION},
 };
 use crate::{
     past::{self, Change, Page, Place, Version, Wanted},
@@ -79,7 +79,7 @@ struct Value<'a> {
 }
 
 pub(super) async fn handle(State(reads): State<Arc<Reads>>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
-    let parameters = Parameters::of(&uri, &[FROM, TO, PREFIX, LIMIT, AFTER, MIN_POSITION])?;
+    let parameters = Parameters::of(&uri, &[FROM, TO, PREFIX, LIMIT, AFTER, MIN_POSITION, CONSISTENCY])?;
     let question = question(&parameters)?;
     let view = reads.view(&headers, &parameters).await?;
     let places = match places(&reads, &question).await {

@@ -29,7 +29,7 @@ use super::{
     error::ReadError,
     link,
     place::{Asked, bounded, stamp_place},
-    reads::MIN_POSITION,
+    reads::{CONSISTENCY, MIN_POSITION},
     value::{DO_NOT_KEEP, REVALIDATE},
 };
 use crate::past::{self, Cursor, Place};
@@ -91,7 +91,7 @@ struct Question {
 }
 
 pub(super) async fn handle(State(reads): State<Arc<Reads>>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
-    let parameters = Parameters::of(&uri, &[FROM, LIMIT, FOLLOW, MIN_POSITION])?;
+    let parameters = Parameters::of(&uri, &[FROM, LIMIT, FOLLOW, MIN_POSITION, CONSISTENCY])?;
     let question = question(&parameters)?;
     let view = reads.view(&headers, &parameters).await?;
     let answer = async {

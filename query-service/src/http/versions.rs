@@ -22,7 +22,7 @@ use super::{
     Reads,
     error::ReadError,
     place::{LOG_LIMIT, stamp_memento},
-    reads::MIN_POSITION,
+    reads::{CONSISTENCY, MIN_POSITION},
     value::{self, Told},
 };
 use crate::projection::Authorship;
@@ -37,7 +37,7 @@ pub(super) async fn handle(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let version = number(&version)?;
-    let parameters = Parameters::of(&uri, &[MIN_POSITION])?;
+    let parameters = Parameters::of(&uri, &[MIN_POSITION, CONSISTENCY])?;
     let known = value::known_versions(&headers)?;
     let view = reads.view(&headers, &parameters).await?;
     let row = async { read(&mut *reads.log().await?, &name, version).await };

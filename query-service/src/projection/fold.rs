@@ -232,8 +232,12 @@ mod tests {
     fn an_event_of_a_newer_release_stops_it_where_it_is() {
         let mut fold = Fold::default();
         let renamed = Recorded { event_type: "ConfigValueRenamed", ..event(1, "a", 1, "{}") };
-        assert!(matches!(fold.apply(&renamed), Err(Fault::Unknown { position: Position(1), .. })));
-        assert_eq!(fold.position(), Position::ZERO);
+        let of_another_version = Recorded { event_version: "2.0", ..event(1, "a", 1, r#"{"value":1}"#) };
+        for unknown in [renamed, of_another_version] {
+            assert!(matches!(fold.apply(&unknown), Err(Fault::Unknown { position: Position(1), .. })), "{unknown:?}");
+            assert!(Batch::default().push(&unknown).is_err(), "{unknown:?}");
+            assert_eq!(fold.position(), Position::ZERO);
+        }
     }
 
     #[test]
@@ -315,7 +319,7 @@ mod tests {
                 one_by_one.apply(&event).unwrap();
                 batch.push(&event).unwrap();
                 if rarely == 1 {
-                    for event in std::mem::take(&mut batch).events() {
+                    for event in mem::take(&mut batch).events() {
                         in_batches.take(&event).unwrap();
                     }
                 }

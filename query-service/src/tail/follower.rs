@@ -88,6 +88,10 @@ impl Follower {
 
     async fn follow(&mut self, link: &mut Link, outages: &mut Outages) -> Result<Infallible, LinkError> {
         let mut said_subscribed = false;
+        // Whatever was written while there was no connection.
+        if let Some(live) = &mut self.live {
+            live.begin_to_catch_up();
+        }
         loop {
             link.forget_hints();
             let next = self.round(link).await?;
@@ -155,6 +159,10 @@ impl Follower {
         let Some(live) = &mut self.live else { return Ok(Next::Wait) };
         let end = page::read(link, live, rows).await;
         live.publish();
+        live.end_catching_up();
+        if matches!(end, Ok(PageEnd::Full)) {
+            live.begin_to_catch_up();
+        }
         let (end, position) = (end?, live.position());
         if matches!(end, PageEnd::Drained) {
             self.status.at_the_end();

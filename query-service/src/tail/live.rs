@@ -5,7 +5,10 @@
 
 use std::sync::Arc;
 
-use shared::position::Position;
+use shared::{
+    position::Position,
+    telemetry::spans::{self, TraceSpan},
+};
 
 use super::page::Reader;
 use crate::{
@@ -29,13 +32,47 @@ pub(super) struct Live {
     whole: Vec<Message>,
     /// Where readers are.
     published: Position,
+    /// While the log is known to go on far behind: one span for all that is read meanwhile.
+    catching_up: Option<CatchUp>,
+}
+
+/// What is applied while the replica is behind the log.
+#[derive(Debug, Default)]
+struct CatchUp {
+    /// Begins with the first event.
+    span: TraceSpan,
+    events: usize,
+    commands: usize,
 }
 
 impl Live {
     /// Goes on from a state that ends where a command does, and is published.
     pub(super) fn new(fold: Fold, projection: Arc<Published>, hub: Arc<Hub>, metrics: TailMetrics) -> Self {
         let published = fold.position();
-        Self { fold, projection, hub, metrics, open: None, before: None, whole: vec![], published }
+        Self { fold, projection, hub, metrics, open: None, before: None, whole: vec![], published, catching_up: None }
+    }
+
+    /// What is read from here on was written a while ago: each command in a trace that is over.
+    pub(super) fn begin_to_catch_up(&mut self) {
+        self.catching_up.get_or_insert_default();
+    }
+
+    /// It is at the log's end, or as far as it came.
+    pub(super) fn end_catching_up(&mut self) {
+        let Some(CatchUp { mut span, events, commands }) = self.catching_up.take() else { return };
+        span.set("messaging.batch.message_count", spans::count(events));
+        span.set("config.commands", spans::count(commands));
+        span.set("config.position", i64::try_from(self.position().0).unwrap_or(i64::MAX));
+    }
+
+    /// The span of a command that begins with this event.
+    fn processing(&mut self, event: &Recorded<'_>) -> TraceSpan {
+        let Some(catching_up) = &mut self.catching_up else { return spans::process(event.metadata) };
+        catching_up.commands += 1;
+        if let Some(written) = spans::sampled_parent(event.metadata) {
+            catching_up.span.link(&written);
+        }
+        TraceSpan::default()
     }
 
     pub(super) fn position(&self) -> Position {
@@ -59,6 +96,7 @@ impl Live {
         self.published = token.position;
         self.projection.advance(snapshot);
         self.metrics.visible(self.whole.iter().map(Message::recorded_at));
+        self.whole.iter_mut().for_each(Message::is_visible);
         self.hub.publish(std::mem::take(&mut self.whole), token);
     }
 }
@@ -73,8 +111,19 @@ impl Reader for Live {
             self.end_command();
             self.before = goes_on.then(|| self.fold.snapshot());
         }
+        if let Some(catching_up) = &mut self.catching_up {
+            if catching_up.events == 0 {
+                catching_up.span = spans::catch_up();
+            }
+            catching_up.events += 1;
+        }
+        let processing = if self.open.is_none() { self.processing(event) } else { TraceSpan::default() };
         self.fold.apply(event)?;
-        let open = self.open.get_or_insert_with(|| Draft::of(event));
+        let open = self.open.get_or_insert_with(|| {
+            let mut draft = Draft::of(event);
+            draft.traced_by(processing);
+            draft
+        });
         open.push(event).map_err(|source| Fault::Unknown { position: event.position, source })?;
         if !goes_on {
             self.end_command();

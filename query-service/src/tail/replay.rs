@@ -9,7 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use shared::{clock::Clock, position::Position, telemetry::Chain};
+use shared::{
+    clock::Clock,
+    position::Position,
+    telemetry::{
+        Chain,
+        spans::{self, TraceSpan},
+    },
+};
 
 use super::{
     Options,
@@ -38,6 +45,7 @@ pub(super) struct Replay {
     target: Position,
     began: Instant,
     told: Instant,
+    trace: TraceSpan,
 }
 
 impl Replay {
@@ -46,7 +54,15 @@ impl Replay {
         tracing::info!("Rebuilding ConfigStateProjection state from existing events...");
         tracing::info!("Found {head} events to replay");
         let now = Instant::now();
-        Self { fold: Fold::towards(head), copying: None, by_pages: false, target: head, began: now, told: now }
+        Self {
+            fold: Fold::towards(head),
+            copying: None,
+            by_pages: false,
+            target: head,
+            began: now,
+            told: now,
+            trace: spans::replay(head.0),
+        }
     }
 
     /// How far it is.
@@ -103,6 +119,7 @@ impl Replay {
 
     /// The connection is lost: so will be those of the copy. It goes on from where it is when there is another.
     pub(super) async fn interrupt(&mut self) {
+        self.trace.event("interrupted", vec![]);
         if let Some(copying) = self.copying.take() {
             copying.stop();
             self.fold = copying.end().await.fold;
@@ -111,7 +128,8 @@ impl Replay {
     }
 
     /// Given up: freed aside, and while it is copied by the thread that folds it.
-    pub(super) fn give_up(self) {
+    pub(super) fn give_up(mut self) {
+        self.trace.fail("rewritten");
         if self.copying.is_none() {
             free_aside(Arc::new(self.fold.into_snapshot()));
         }
@@ -147,7 +165,7 @@ impl Replay {
     }
 
     /// Tells that it is complete.
-    pub(super) fn complete(self, clock: Clock) -> (Fold, ReplayFigures) {
+    pub(super) fn complete(mut self, clock: Clock) -> (Fold, ReplayFigures) {
         let (events, configurations, took) = (self.fold.position().0, self.fold.configurations(), self.began.elapsed());
         let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let events_per_second = rate(events, took);
@@ -157,6 +175,10 @@ impl Replay {
             events_per_second,
             "State rebuild complete: {configurations} configurations restored"
         );
+        let figure = |figure: u64| i64::try_from(figure).unwrap_or(i64::MAX);
+        self.trace.set("messaging.batch.message_count", figure(events));
+        self.trace.set("config.configurations", spans::count(configurations));
+        self.trace.set("config.events_per_second", figure(events_per_second));
         let finished_at = clock.now();
         (self.fold, ReplayFigures { events, configurations, duration_ms, events_per_second, finished_at })
     }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use shared::{
     metrics::{Metrics, float},
     position::{Position, PositionToken},
+    telemetry::spans,
 };
 use tokio::sync::Notify;
 
@@ -87,9 +88,12 @@ impl Hub {
     /// Hands over what was appended: whole commands, in their order. Readers see them already. `head` is where the log is now.
     pub(crate) fn publish(&self, messages: Vec<Message>, head: PositionToken) {
         let mut evicted = vec![];
-        for message in messages {
+        for mut message in messages {
+            let processing = message.take_trace();
+            let since = spans::now();
             // Locked for each, so that a watcher who comes waits for one message and not for all.
-            self.lock().deliver(&Arc::new(message), &mut evicted);
+            let watchers = self.lock().deliver(&Arc::new(message), &mut evicted);
+            spans::delivered(&processing, since, watchers);
         }
         let mut inner = self.lock();
         inner.head = inner.head.map(|_| head);
@@ -183,21 +187,28 @@ impl Inner {
         self.head.ok_or(Refused::NotReady)
     }
 
-    fn deliver(&mut self, message: &Arc<Message>, evicted: &mut Vec<Arc<Message>>) {
-        let Some(head) = self.head else { return };
+    /// Hands a message to whoever takes it; how many those are.
+    fn deliver(&mut self, message: &Arc<Message>, evicted: &mut Vec<Arc<Message>>) -> usize {
+        let Some(head) = self.head else { return 0 };
+        let mut watchers = 0;
         let mut frames: HashMap<Vec<usize>, Bytes> = HashMap::new();
         for (group, taken) in self.watchers.taken(message.names()) {
             // Groups that take the same changes share a frame.
             let frame = frames.entry(taken).or_insert_with_key(|taken| message.with(taken));
             for feed in self.watchers.members(group) {
                 feed.push(frame, head.position, message);
+                watchers += 1;
             }
         }
         for group in self.waiting.taken(message.names()).into_keys() {
-            self.waiting.members(group).for_each(|waiting| waiting.notify_one());
+            for waiting in self.waiting.members(group) {
+                waiting.notify_one();
+                watchers += 1;
+            }
         }
         self.ring.push(Arc::clone(message), evicted);
         self.head = Some(message.token());
+        watchers
     }
 
     fn end_all(&self, reset: Reset) {
@@ -378,6 +389,36 @@ mod tests {
         assert_eq!(a.bookmark(), Some(message(15, &[("c", None)]).token()), "it has everything up to there");
         set(&hub, 16, &["a"]);
         assert_eq!(a.bookmark(), None, "something waits");
+    }
+
+    /// Readers have a change before watchers do, so a client may come with a position that is still to be handed over.
+    #[test]
+    fn who_has_a_change_already_is_not_told_it_when_it_is_handed_over() {
+        let hub = hub(1_000_000);
+        let (watcher, _) = hub.watch(Filter::new(vec![], None)).unwrap();
+        watcher.start_from(Position(11));
+        assert!(positions(&watcher).is_empty());
+        set(&hub, 11, &["a"]);
+        set(&hub, 12, &["a"]);
+        assert_eq!(positions(&watcher), [12]);
+    }
+
+    #[test]
+    fn a_change_is_encoded_once_for_all_who_take_the_same_of_it() {
+        let hub = Arc::new(Hub::new(10, 1_000_000, of_watches()));
+        hub.begin(token(10));
+        let prefixes = ["", "", "x", "x", "x/", "y"];
+        let watchers = prefixes.map(|prefix| watch(&hub, prefix));
+        set(&hub, 11, &["x/1", "y"]);
+        let frames = watchers.each_ref().map(|watcher| match watcher.next().now_or_never() {
+            Some(Next::Frame(frame)) => frame,
+            other => panic!("{other:?}"),
+        });
+        let shared = |one: usize, other: usize| frames[one].as_ptr() == frames[other].as_ptr();
+        assert!(shared(0, 1), "the whole of it");
+        assert!(shared(2, 3), "a part of it, for one filter");
+        assert!(shared(2, 4), "the same part, for another");
+        assert!(!shared(0, 2) && !shared(2, 5));
     }
 
     #[test]

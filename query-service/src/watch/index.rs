@@ -147,6 +147,8 @@ impl<M> Index<M> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -173,6 +175,28 @@ mod tests {
         assert_eq!(index.len(), 0);
         assert!(index.groups.is_empty() && index.by_filter.is_empty());
         assert!(index.by_name.is_empty() && index.by_prefix.is_empty());
+    }
+
+    /// Names and prefixes of others must not be looked at: a hundred times as many would take a hundred times as long.
+    #[test]
+    fn looking_a_name_up_costs_the_same_however_many_others_are_watched() {
+        let quickest = |watched: usize| {
+            let mut index = Index::default();
+            for n in 0..watched {
+                let name = ConfigName::stored(&format!("other/{n:06}"));
+                index.insert(Filter::new(vec![name], Some(&format!("team/{n:06}/"))), ());
+            }
+            index.insert(Filter::new(vec![], Some("mine/")), ());
+            let look = || {
+                let began = Instant::now();
+                let taken: usize = (0..20).map(|_| index.taken(["mine/1"].into_iter()).len()).sum();
+                assert_eq!(taken, 20);
+                began.elapsed()
+            };
+            (0..20).map(|_| look()).min().expect("several looks")
+        };
+        let (few, many) = (quickest(30), quickest(3_000));
+        assert!(many < few * 10, "{few:?} beside 30, {many:?} beside 3,000");
     }
 
     proptest! {

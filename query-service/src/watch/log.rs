@@ -206,3 +206,32 @@ fn recorded(row: &PgRow) -> Result<Recorded<'_>, sqlx::Error> {
         command_id: row.try_get::<Uuid, _>(9)?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use shared::event::AGGREGATE_TYPE;
+
+    use super::*;
+
+    /// What is not taken yet is read again: the page is no larger than its limit and one command.
+    #[test]
+    fn a_page_ends_with_the_command_that_fills_it() {
+        let payload = format!("{{\"value\":\"{}\"}}", "x".repeat(PAGE_BYTES / 3));
+        let event = |position: u64| Recorded {
+            position: Position(position),
+            aggregate_type: AGGREGATE_TYPE,
+            aggregate_id: "a",
+            sequence: position,
+            event_type: "ConfigValueSet",
+            event_version: "1.0",
+            payload: &payload,
+            metadata: "{}",
+            recorded_at: "2024-01-15T10:30:00Z".parse().unwrap(),
+            command_id: Uuid::from_u128(u128::from(position.div_ceil(2))),
+        };
+        let page = Page { frames: vec![], reached: PositionToken::ZERO };
+        let mut taking = Taking { page, bytes: 0, read: 0, open: None };
+        let full = (1..10).find(|position| taking.take(&event(*position), true).unwrap());
+        assert_eq!((full, taking.page.reached.position, taking.page.frames.len()), (Some(5), Position(4), 2));
+    }
+}

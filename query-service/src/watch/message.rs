@@ -8,6 +8,7 @@ use shared::{
     event::{AGGREGATE_TYPE, ConfigValueEvent, UnknownEvent},
     moment::Moment,
     position::{Position, PositionToken},
+    telemetry::spans::{self, TraceSpan},
     value::Json,
 };
 use uuid::Uuid;
@@ -26,6 +27,8 @@ pub(crate) struct Message {
     recorded_at: Moment,
     frame: Bytes,
     changes: Box<[Change]>,
+    /// Open until it is delivered.
+    trace: TraceSpan,
 }
 
 #[derive(Debug)]
@@ -36,6 +39,16 @@ struct Change {
 }
 
 impl Message {
+    /// The span of its processing, which ends with whoever takes it.
+    pub(super) fn take_trace(&mut self) -> TraceSpan {
+        std::mem::take(&mut self.trace)
+    }
+
+    /// Readers see it now.
+    pub(crate) fn is_visible(&mut self) {
+        self.trace.event("visible", vec![]);
+    }
+
     pub(super) fn token(&self) -> PositionToken {
         self.token
     }
@@ -99,6 +112,7 @@ pub(crate) struct Draft {
     /// The changes, with a comma between them.
     json: Vec<u8>,
     changes: Vec<Change>,
+    trace: TraceSpan,
 }
 
 impl Draft {
@@ -113,7 +127,13 @@ impl Draft {
             reason: reason.map(Into::into),
             json: vec![],
             changes: vec![],
+            trace: TraceSpan::default(),
         }
+    }
+
+    /// Is processed in this span.
+    pub(crate) fn traced_by(&mut self, span: TraceSpan) {
+        self.trace = span;
     }
 
     /// Whether the event is this command's.
@@ -151,6 +171,13 @@ impl Draft {
         if self.changes.is_empty() {
             return None;
         }
+        if self.trace.is_recorded() {
+            self.trace.set("config.position", i64::try_from(self.position.0).unwrap_or(i64::MAX));
+            match &self.changes[..] {
+                [one] => self.trace.set("config.name", one.name.to_string()),
+                several => self.trace.set("messaging.batch.message_count", spans::count(several.len())),
+            }
+        }
         let token = PositionToken::new(self.position, self.command_id);
         let head = Head {
             position: self.position,
@@ -169,7 +196,7 @@ impl Draft {
         frame.extend_from_slice(END);
         frame.shrink_to_fit();
         let (frame, changes, recorded_at) = (frame.into(), self.changes.into(), self.recorded_at);
-        Some(Message { token, recorded_at, frame, changes })
+        Some(Message { token, recorded_at, frame, changes, trace: self.trace })
     }
 }
 

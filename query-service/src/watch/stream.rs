@@ -317,6 +317,39 @@ mod tests {
         assert_eq!(written(&[], Filter::new(vec![], None)), (vec![], 0));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_state_at_first_that_is_not_read_in_time_is_given_up_and_its_watcher_told() {
+        let (value, hub) = (format!("\"{}\"", "x".repeat(PIECE_BYTES)), Arc::new(Hub::new(1, 1_000, of_watches())));
+        hub.begin(PositionToken::ZERO);
+        let (subscription, start) = hub.watch(Filter::new(vec![], None)).unwrap();
+        let state = Arc::new(fold_of(&["a", "b", "c"].map(|name| (name, value.as_str()))).snapshot());
+        let initial = Initial::of(Arc::clone(&state), Arc::clone(subscription.filter()));
+        let log = LogReader::new(PgPoolOptions::new().connect_lazy("postgres://nobody@127.0.0.1:1/nothing").unwrap());
+        let mut stream = Stream::behind(start, subscription, log, Duration::from_secs(60)).with_initial(initial);
+        for expected in ["retry: ", "event: initial\n"] {
+            assert!(stream.next().await.unwrap().starts_with(expected.as_bytes()));
+        }
+        tokio::time::advance(INITIAL_LIMIT).await;
+        assert!(stream.next().await.unwrap().starts_with(b"event: initial\n"), "it is still in time");
+        tokio::time::advance(Duration::from_millis(1)).await;
+        let last = stream.next().await.unwrap();
+        assert!(std::str::from_utf8(&last).unwrap().contains(r#""reason":"slow""#), "{last:?}");
+        assert_eq!(stream.next().await, None);
+        assert_eq!(Arc::strong_count(&state), 1, "nobody holds it any more");
+    }
+
+    #[test]
+    fn bookmarks_of_many_watchers_do_not_come_all_at_once() {
+        let interval = Duration::from_secs(16);
+        let waits: std::collections::HashSet<_> = (0..50).map(|_| jittered(interval)).collect();
+        assert!(
+            waits.iter().all(|wait| (Duration::from_secs(12)..Duration::from_secs(20)).contains(wait)),
+            "{waits:?}"
+        );
+        let spread = waits.iter().max().zip(waits.iter().min()).map(|(longest, shortest)| *longest - *shortest);
+        assert!(spread > Some(Duration::from_secs(4)), "{waits:?}");
+    }
+
     /// The ring loses what comes while the state is sent; then the log is asked, which is out of reach here.
     #[tokio::test]
     async fn whoever_takes_long_to_read_the_state_at_first_is_not_slow() {

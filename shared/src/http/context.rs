@@ -1,4 +1,4 @@
-//! What surrounds every request: its id, its span, its time limit, and the rendering of its problems.
+//! What surrounds every request: its id, its span and trace, its time limit, and the rendering of its problems.
 
 use std::{
     any::Any,
@@ -23,6 +23,7 @@ use super::{negotiation, prefer::Wait, problem::Problem};
 use crate::{
     ids::Ids,
     metrics::{HttpMetrics, RouteMetrics},
+    telemetry::spans::RequestTrace,
 };
 
 /// Longest that an answer may take to begin; a stream's body may go on.
@@ -99,7 +100,8 @@ where
         let as_json = negotiation::prefers_json(request.headers());
         let method = request.method().clone();
         let path = request.extensions().get::<MatchedPath>().cloned();
-        let span = tracing::info_span!("request", request_id = id.as_str());
+        let trace = RequestTrace::begin(&request, id.as_str(), path.as_ref());
+        let span = trace.span();
         request.extensions_mut().insert(id.clone());
         let active = self.metrics.begin(&method);
         // Who reads and prefers to wait has that time too.
@@ -110,18 +112,21 @@ where
         let in_context = async move {
             let mut response = bounded(answering, limit).await;
             let route = path.as_ref().map_or("-", MatchedPath::as_str);
+            let mut code = None;
             if let Some(problem) = response.extensions_mut().remove::<Problem>() {
                 if response.status().is_server_error() {
                     // What a client quotes, its request id, is in the log, with what it was told. The cause has a line of its own.
                     let status = response.status().as_u16();
                     tracing::warn!(status, "{method} {route} - Answered {}", problem.code());
                 }
+                code = Some(problem.code());
                 let allow = response.headers().get("allow").cloned();
-                response = problem.render(as_json, id.as_str());
+                response = problem.render(as_json, id.as_str(), trace.trace_id().as_deref());
                 response.headers_mut().extend(allow.map(|allow| (axum::http::header::ALLOW, allow)));
             }
             response.headers_mut().insert(REQUEST_ID, id.0);
             let micros = active.answered(route, response.status());
+            trace.answered(&mut response, code);
             tracing::debug!(status = response.status().as_u16(), micros, "{method} {route}");
             Ok(response)
         };

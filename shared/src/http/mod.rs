@@ -8,6 +8,7 @@ pub mod body;
 pub mod conditional;
 pub mod context;
 pub mod health;
+pub mod healthcheck;
 mod log_filter;
 mod metrics_page;
 pub mod negotiation;

@@ -105,9 +105,9 @@ impl Problem {
             .header("retry-after", &RETRY_AFTER_SECONDS.to_string())
     }
 
-    /// Renders it, as JSON or as text.
+    /// Renders it, as JSON or as text; with the trace that the request belongs to, if there is one.
     #[must_use]
-    pub fn render(&self, as_json: bool, request_id: &str) -> Response<Body> {
+    pub fn render(&self, as_json: bool, request_id: &str, trace_id: Option<&str>) -> Response<Body> {
         let problem = &self.0;
         let mut response = if as_json {
             let mut body = problem.more.clone();
@@ -116,6 +116,9 @@ impl Problem {
             body.insert("status".to_owned(), json!(problem.status.as_u16()));
             body.insert("detail".to_owned(), json!(problem.detail));
             body.insert("request_id".to_owned(), json!(request_id));
+            if let Some(trace_id) = trace_id {
+                body.insert("trace_id".to_owned(), json!(trace_id));
+            }
             ([(header::CONTENT_TYPE, PROBLEM_JSON)], Value::Object(body).to_string()).into_response()
         } else if problem.status.is_server_error() {
             format!("{} (request id {request_id})", problem.detail).into_response()

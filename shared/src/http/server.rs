@@ -229,6 +229,42 @@ mod tests {
         drop(client);
     }
 
+    /// What a server says to a client that sends this and nothing more, and after how long it is cut.
+    async fn said_to(request: &[u8]) -> (String, Duration) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (routes, stop) = (Router::new().route("/", get(async || "here")), CancellationToken::new());
+        let (metrics, stopped) = (Metrics::of("query-service"), stop.clone());
+        let serve = async move { run(listener, routes, metrics.http(), stopped, Duration::from_secs(20)).await };
+        let server = TaskTracker::new().spawn(serve);
+        let began = Instant::now();
+        client.write_all(request).await.unwrap();
+        let mut answer = vec![];
+        let ended = tokio::time::timeout(PATIENCE, client.read_to_end(&mut answer)).await;
+        let _reset_or_end = ended.expect("the connection is closed");
+        let took = began.elapsed();
+        stop.cancel();
+        server.await.unwrap();
+        (String::from_utf8(answer).unwrap(), took)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_does_not_come_to_its_end_is_given_up() {
+        let (answer, took) = said_to(b"GET / HTTP/1.1\r\nhost: x\r\n").await;
+        assert!((HEADER_READ_LIMIT..HEADER_READ_LIMIT * 2).contains(&took), "{took:?}");
+        assert!(!answer.contains("here"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_too_large_is_refused() {
+        let request = |bytes| format!("GET / HTTP/1.1\r\nconnection: close\r\nx: {}\r\n\r\n", "x".repeat(bytes));
+        let (answer, _) = said_to(request(MAX_HEAD_BYTES - 100).as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        // It may be closed before the client has read why.
+        let (answer, _) = said_to(request(MAX_HEAD_BYTES * 2).as_bytes()).await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_client_that_asks_nothing_more_does_not_hold_up_the_stop() {
         let stop = CancellationToken::new();

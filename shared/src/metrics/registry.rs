@@ -15,10 +15,11 @@ use prometheus::{
 };
 
 use super::{
-    BUILD_INFO, EventStoreMetrics, HttpMetrics, MEMORY_LIMIT, UPTIME,
+    BUILD_INFO, EventStoreMetrics, HttpMetrics, MEMORY_LIMIT, TRACE_EXPORT_ERRORS, TRACE_SPANS, UPTIME,
     definition::{Definition, Kind, Words},
     memory,
 };
+use crate::telemetry::{self, TraceCounts};
 
 /// The metrics of one process: passed in, so that two of them live in one process, and both services of a standalone share
 /// one. Cheap to clone.
@@ -50,6 +51,14 @@ impl Metrics {
             if let Some(limit) = memory::limit() {
                 told.value(&MEMORY_LIMIT, float(limit));
             }
+        });
+        metrics.read(&[&TRACE_SPANS, &TRACE_EXPORT_ERRORS], |told| {
+            let TraceCounts { exported, failed, dropped, export_errors } =
+                telemetry::trace_counts().unwrap_or_default();
+            for (outcome, spans) in [("exported", exported), ("failed", failed), ("dropped", dropped)] {
+                told.labelled(&TRACE_SPANS, &[outcome], float(spans));
+            }
+            told.value(&TRACE_EXPORT_ERRORS, float(export_errors));
         });
         #[cfg(target_os = "linux")]
         metrics.register(prometheus::process_collector::ProcessCollector::for_self());

@@ -6,7 +6,7 @@ use clap::{Arg, Command};
 use toml::{Table, Value};
 
 /// Keys that name no setting: they are about settings, or ask for something else.
-pub(super) const NO_SETTINGS: [&str; 4] = ["config", "print_config", "help", "version"];
+pub(super) const NO_SETTINGS: [&str; 5] = ["config", "print_config", "live", "help", "version"];
 
 /// How alike two names must be, from 0 to 1, for one to be suggested.
 const LIKENESS: f64 = 0.75;

@@ -5,6 +5,7 @@
 //! ```
 
 mod file;
+mod password;
 mod print;
 mod read;
 mod usage;
@@ -17,15 +18,17 @@ use clap::{
 };
 
 use crate::{
+    BoxError,
     database::STARTUP_WAIT,
     redaction::{DEFAULT_REDACT_NAMES, InvalidPattern, Redaction},
-    telemetry::{DEFAULT_FILTER, Filter, LogFormat},
+    telemetry::{self, DEFAULT_FILTER, DEFAULT_READS_RATIO, Filter, Log, LogFormat, TraceArgs},
     value::DEFAULT_MAX_VALUE_BYTES,
 };
 
 /// Largest setting of the largest value: a quarter of what may wait for the log, 16 MiB.
 const LARGEST_MAX_VALUE_BYTES: u64 = 16 * 1024 * 1024;
 
+pub use password::{NoPassword, PasswordArgs};
 pub use read::{Asked, Defaults, parse, read};
 pub use usage::{UsageError, usage};
 
@@ -97,9 +100,28 @@ pub struct LogArgs {
     /// Example: *secret*,*.pem
     #[arg(long, env = "REDACT_NAMES", default_value = DEFAULT_REDACT_NAMES, value_name = "PATTERNS")]
     pub redact_names: String,
+
+    /// Which part of reads (GET, HEAD) has a trace, 0 to 1, when the client's trace is not sampled; where traces go is said by
+    /// OTEL_EXPORTER_OTLP_ENDPOINT. Example: 0.1
+    #[arg(long, env = "TRACE_READS_RATIO", default_value_t = DEFAULT_READS_RATIO, value_name = "RATIO", value_parser = ratio)]
+    pub trace_reads_ratio: f64,
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    let ratio = text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
+    ratio.ok_or_else(|| "write a number from 0 to 1, such as 0.01".to_owned())
 }
 
 impl LogArgs {
+    /// Sets log and traces up for the process of this program: once, in `main`, outside of a runtime.
+    ///
+    /// # Errors
+    /// As [`telemetry::init`].
+    pub fn begin(&self, program: &'static str) -> Result<Log, BoxError> {
+        let trace = TraceArgs { program, reads_ratio: self.trace_reads_ratio };
+        telemetry::init(self.log_format, &self.log_filter, trace)
+    }
+
     /// Which names' values are secret.
     ///
     /// # Errors

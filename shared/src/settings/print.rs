@@ -57,10 +57,18 @@ fn line(arg: &Arg, matches: &ArgMatches, worked_out: &[(&'static str, String)], 
 
 /// As TOML: numbers, `true` and `false` bare, everything else quoted.
 fn literal(value: &str) -> String {
-    if value.parse::<i64>().is_ok() || matches!(value, "true" | "false") {
+    if value.parse::<i64>().is_ok() || is_decimal(value) || matches!(value, "true" | "false") {
         return value.to_owned();
     }
     toml::Value::String(value.to_owned()).to_string()
+}
+
+/// A number as TOML has it: digits on both sides of a dot.
+fn is_decimal(value: &str) -> bool {
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    value
+        .split_once('.')
+        .is_some_and(|(whole, part)| digits(whole) && digits(part) && (whole == "0" || !whole.starts_with('0')))
 }
 
 /// A URL without its password; what is no Postgres URL is not shown at all, nor a parameter that the driver does not know.

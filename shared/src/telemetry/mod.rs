@@ -1,8 +1,15 @@
-//! Logs. Text by default, in the old system's form `[level] message`, so that an operator's `grep` keeps working; JSON for
-//! machines.
+//! Logs and traces. Logs are text by default, in the old system's form `[level] message`, so that an operator's `grep` keeps
+//! working; JSON for machines. Traces go to an OpenTelemetry collector, where one is named.
 
 mod filter;
 mod lines;
+
+mod export;
+mod propagation;
+mod trace_settings;
+mod traces;
+
+pub mod spans;
 
 use std::{
     fmt::{self, Write as _},
@@ -12,9 +19,18 @@ use std::{
 };
 
 use clap::ValueEnum;
+pub use export::TraceCounts;
 pub use filter::{DEFAULT_FILTER, Filter, Fixed, InvalidFilter, filter, set_filter};
 use lines::Lines;
-use tracing::{Event, Level, Subscriber};
+pub use propagation::{MAX_TRACESTATE_BYTES, carry, of_headers as trace_of_headers};
+use serde_json::{Map, Value};
+use traces::Traces;
+pub use traces::{DEFAULT_READS_RATIO, NoTraces, TraceArgs, trace_counts};
+use tracing::{
+    Event, Level, Subscriber,
+    field::{Field, Visit},
+    span,
+};
 use tracing_subscriber::{
     Layer,
     field::RecordFields,
@@ -28,7 +44,10 @@ use tracing_subscriber::{
     util::{SubscriberInitExt, TryInitError},
 };
 
-use crate::settings::UsageError;
+use crate::{
+    BoxError,
+    settings::{UsageError, usage},
+};
 
 /// The form of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -51,13 +70,15 @@ pub enum NoLog {
     NoThread(#[source] io::Error),
 }
 
-/// The process's log. All that was told is out when it is dropped.
+/// The process's log and traces. All that was told, and all spans that have ended, are out when it is dropped: also when the
+/// start of the process failed. Drop it behind the runtime, outside of it.
 #[derive(Debug)]
 #[must_use = "its end is the log's"]
 pub struct Log(());
 
 impl Drop for Log {
     fn drop(&mut self) {
+        traces::shut_down();
         flush();
     }
 }
@@ -72,21 +93,38 @@ pub fn flush() {
     }
 }
 
-/// Sets the log up for the process: once, in `main`.
+/// Sets log and traces up for the process: once, in `main`, outside of a runtime.
 ///
 /// # Errors
-/// When it was set up before, or the system has no thread for it.
-pub fn init(form: LogFormat, wanted: &Filter) -> Result<Log, NoLog> {
+/// When it was done before, the system has no thread for it, or a variable about traces cannot be used.
+pub fn init(form: LogFormat, wanted: &Filter, trace: TraceArgs) -> Result<Log, BoxError> {
+    let traces = Traces::from_environment(trace).map_err(|error| match error {
+        NoTraces::Variable(_) => usage(error).into(),
+        NoTraces::Exporter(_) => BoxError::from(error),
+    })?;
     let out = Lines::to_standard_output().map_err(NoLog::NoThread)?;
     // A terminal that was closed takes no line. The library would complain on standard error, which is closed as well, and
     // that panics: in whichever task had something to tell, such as the one that stops the process on SIGHUP.
     let lines = tracing_subscriber::fmt::layer().with_writer(out.clone()).log_internal_errors(false);
     let lines = match form {
         LogFormat::Text => lines.event_format(TextLine).fmt_fields(TextFields).boxed(),
-        LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).fmt_fields(JsonFields).boxed(),
     };
-    let layer = filter::Wanted::new(wanted);
-    tracing_subscriber::registry().with(layer.clone()).with(lines).try_init().map_err(NoLog::SetUpTwice)?;
+    let layer = filter::Wanted::new(wanted, traces.is_some());
+    let log = tracing_subscriber::registry().with(layer.clone()).with(lines);
+    match traces {
+        None => log.try_init(),
+        Some(traces) => {
+            // What a library can add by itself is not ours to tell a collector; log lines may hold values.
+            let spans = tracing_opentelemetry::layer().with_tracer(traces.tracer.clone()).with_location(false);
+            let spans = spans.with_threads(false).with_level(false).with_target(false).with_tracked_inactivity(false);
+            let spans = spans.with_context_activation(false).with_filter(filter::Traced);
+            let set_up = log.with(spans).try_init();
+            traces.begin();
+            set_up
+        }
+    }
+    .map_err(NoLog::SetUpTwice)?;
     filter::can_change(layer, wanted);
     let _only_once = LINES.set(out);
     Ok(Log(()))
@@ -153,6 +191,9 @@ struct TextVisitor<'writer> {
 
 impl TextVisitor<'_> {
     fn write(&mut self, name: &str, value: fmt::Arguments<'_>) {
+        if is_for_traces(name) {
+            return;
+        }
         let mut line = OneLine(self.line.by_ref());
         let separator = if std::mem::take(&mut self.first) { "" } else { " " };
         let written = match name {
@@ -160,6 +201,63 @@ impl TextVisitor<'_> {
             _ => write!(line, "{separator}{name}={value}"),
         };
         self.result = self.result.and(written);
+    }
+}
+
+/// Fields of a span that speak to the traces and not to the log.
+fn is_for_traces(field: &str) -> bool {
+    field.starts_with("otel.")
+}
+
+/// A span's fields as a JSON object.
+struct JsonFields;
+
+impl<'writer> FormatFields<'writer> for JsonFields {
+    fn format_fields<R: RecordFields>(&self, line: Writer<'writer>, fields: R) -> fmt::Result {
+        write_object(line, Map::new(), fields)
+    }
+
+    fn add_fields(&self, current: &'writer mut FormattedFields<Self>, fields: &span::Record<'_>) -> fmt::Result {
+        let known = serde_json::from_str(&std::mem::take(&mut current.fields)).unwrap_or_default();
+        write_object(current.as_writer(), known, fields)
+    }
+}
+
+fn write_object<R: RecordFields>(mut line: Writer<'_>, known: Map<String, Value>, fields: R) -> fmt::Result {
+    let mut visitor = JsonVisitor(known);
+    fields.record(&mut visitor);
+    write!(line, "{}", Value::Object(visitor.0))
+}
+
+struct JsonVisitor(Map<String, Value>);
+
+impl JsonVisitor {
+    fn keep(&mut self, field: &Field, value: impl Into<Value>) {
+        if !is_for_traces(field.name()) {
+            self.0.insert(field.name().to_owned(), value.into());
+        }
+    }
+}
+
+impl Visit for JsonVisitor {
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.keep(field, value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.keep(field, value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.keep(field, value);
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.keep(field, value);
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.keep(field, format!("{value:?}"));
     }
 }
 
@@ -183,16 +281,16 @@ impl<W: fmt::Write> fmt::Write for OneLine<W> {
     }
 }
 
-impl tracing::field::Visit for TextVisitor<'_> {
-    fn record_str(&mut self, field: &tracing::field::Field, value: &str) {
+impl Visit for TextVisitor<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
         self.write(field.name(), format_args!("{value}"));
     }
 
-    fn record_error(&mut self, field: &tracing::field::Field, value: &(dyn std::error::Error + 'static)) {
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
         self.write(field.name(), format_args!("{}", Chain(value)));
     }
 
-    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn fmt::Debug) {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.write(field.name(), format_args!("{value:?}"));
     }
 }

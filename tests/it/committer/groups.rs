@@ -2,13 +2,15 @@
 
 use std::pin::pin;
 
+use command_service::store::{Check, IdempotencyKey, Keyed};
 use end_to_end::{CommandService, Database, HeldLog, wait::PATIENCE};
 use futures_util::{FutureExt, future::join_all};
 use serde_json::json;
+use shared::name::ConfigName;
 use sqlx::PgConnection;
 use tokio::{task::JoinSet, time::Instant};
 
-use super::{CommitterOptions, Running, place, set, set_to};
+use super::{CommitterOptions, Running, Unit, place, set, set_to};
 use crate::append::group::names;
 
 #[tokio::test]
@@ -105,6 +107,57 @@ async fn of_units_that_saw_one_version_one_is_written_and_the_others_conflict() 
     assert_eq!(outcomes, [Ok(1), Err("conflict")]);
     assert_eq!(more.await.into_iter().map(place).collect::<Vec<_>>(), [Ok(2), Err("conflict"), Ok(3)]);
     assert_eq!(names(&mut database.connect().await).await, ["x", "y", "z"]);
+}
+
+/// A group is judged by what was there before it.
+#[tokio::test]
+async fn a_unit_is_judged_behind_those_that_write_what_it_depends_on_or_have_its_key() {
+    let database = Database::new().await;
+    let committer = Running::on(&database.url, CommitterOptions::default());
+    let key = IdempotencyKey { hash: [1; 32], request: [2; 32] };
+    let keyed = |unit: Unit, answer: &str| Unit { keyed: Some(Keyed { key, answer: answer.to_owned() }), ..unit };
+    let depends = Check { name: ConfigName::stored("a"), version: 0 };
+    let mut log = HeldLog::take(&database).await;
+    let mut first = pin!(committer.append(set("first", 0)));
+    assert!(first.as_mut().now_or_never().is_none());
+    log.until_waiting(1).await;
+    let units = [
+        set("a", 0),
+        Unit { checks: vec![depends], ..set("b", 0) },
+        keyed(set("c", 0), "1"),
+        keyed(set("d", 0), "2"),
+        set("e", 0),
+    ];
+    let mut queued = pin!(join_all(units.map(|unit| committer.append(unit))));
+    assert!(queued.as_mut().now_or_never().is_none());
+    log.release().await;
+    assert_eq!(place(first.await), Ok(1));
+    let became: Vec<_> = queued.await.into_iter().map(place).collect();
+    assert_eq!(became, [Ok(2), Err("conflict"), Ok(3), Err("answered"), Ok(4)]);
+    assert_eq!(names(&mut database.connect().await).await, ["first", "a", "c", "e"]);
+}
+
+#[tokio::test]
+async fn a_group_has_so_many_units_and_bytes_and_a_larger_unit_goes_alone() {
+    for (options, appends) in [
+        (CommitterOptions { group_units: 2, ..CommitterOptions::default() }, 3),
+        (CommitterOptions { group_bytes: 1_500, ..CommitterOptions::default() }, 3),
+        (CommitterOptions { group_bytes: 100, ..CommitterOptions::default() }, 5),
+    ] {
+        let (database, told) = (Database::new().await, format!("{options:?}"));
+        let committer = Running::on(&database.url, options);
+        let unit = |name| set_to(name, 0, &json!({ "value": "x".repeat(600) }).to_string());
+        let mut log = HeldLog::take(&database).await;
+        let mut first = pin!(committer.append(unit("first")));
+        assert!(first.as_mut().now_or_never().is_none());
+        log.until_waiting(1).await;
+        let mut queued = pin!(join_all(["a", "b", "c", "d"].map(|name| committer.append(unit(name)))));
+        assert!(queued.as_mut().now_or_never().is_none());
+        log.release().await;
+        assert_eq!(place(first.await), Ok(1));
+        assert_eq!(queued.await.into_iter().map(place).collect::<Vec<_>>(), [2, 3, 4, 5].map(Ok));
+        assert_eq!(transactions(&mut database.connect().await).await, appends, "{told}");
+    }
 }
 
 #[tokio::test]

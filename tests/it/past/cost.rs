@@ -138,3 +138,30 @@ async fn a_service_from_when_the_log_was_empty_asks_a_long_one_by_index() {
     .await;
     assert_eq!(read, 0, "rows were read without an index");
 }
+
+/// Events that were read by an index; null as long as the service has a session.
+const LOOK_UPS: &str = "
+select case when not exists (select from pg_stat_activity
+                              where datname = current_database() and application_name = 'tests query')
+            then sum(idx_tup_read)::bigint end
+  from pg_stat_user_indexes where relname = 'events'";
+
+/// The service has read them all once, in its replay.
+#[tokio::test]
+async fn a_page_over_a_long_range_of_the_log_does_not_read_the_range() {
+    const EVENTS: i64 = 60_000;
+    let database = Database::new().await;
+    let mut session = database.connect().await;
+    fill(&mut session, 1, EVENTS).await;
+    let query = QueryService::start(&database).await;
+    for question in ["/v1/config?at=59000&limit=10", "/v1/diff?from=10&to=59000&limit=10"].repeat(3) {
+        let answer = query.client.get(question).await;
+        assert_eq!(answer.status, 200, "{question}: {answer:?}");
+    }
+    query.stop().await.expect("it stops");
+    let read = until("what the service did is counted", async || {
+        sqlx::query_scalar::<_, Option<i64>>(LOOK_UPS).fetch_one(&mut session).await.expect("the index's counters")
+    })
+    .await;
+    assert!((EVENTS..2 * EVENTS).contains(&read), "{read} events were read");
+}

@@ -173,18 +173,7 @@ async fn a_follower_of_a_log_that_was_rewritten_is_told_and_sent_nothing_of_anot
     for position in 1..=2 {
         assert_eq!(follower.event().await.unwrap()["position"], position);
     }
-    database
-        .execute(
-            "begin;
-             alter table events disable trigger events_append_only;
-             delete from events where position = 2;
-             alter table events enable trigger events_append_only;
-             insert into events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
-             values ('ConfigValue', 'real', 1, 'ConfigValueSet', '1.0', '{\"value\":2}', '{}'),
-                    ('ConfigValue', 'real', 2, 'ConfigValueSet', '1.0', '{\"value\":3}', '{}');
-             commit;",
-        )
-        .await;
+    database.rewrite_from(2, &[("real", "2"), ("real", "3")]).await;
     let last = follower.event().await.unwrap();
     assert_eq!(last["type"], "urn:config-api:problem:position-diverged", "{last}");
     assert_eq!(follower.line().await, None);

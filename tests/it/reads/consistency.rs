@@ -13,6 +13,47 @@ use tokio::task::JoinSet;
 
 use super::{get, items, lagging, position};
 
+/// Every read of the present or the past.
+const READS: [&str; 12] = [
+    "/v1/config/a",
+    "/config/a",
+    "/v1/config",
+    "/config",
+    "/v1/config?limit=1",
+    "/v1/config?prefix=a&count=true",
+    "/v1/config/a/history",
+    "/v1/config/a/at/2124-01-15T10:30:00Z",
+    "/v1/config/a/versions/1",
+    "/v1/diff?from=0",
+    "/v1/events",
+    "/v1/events?follow=true",
+];
+
+/// The path with one query parameter more.
+fn with(path: &str, parameter: &str) -> String {
+    format!("{path}{}{parameter}", if path.contains('?') { '&' } else { '?' })
+}
+
+#[tokio::test]
+async fn each_read_waits_for_the_position_that_it_is_asked_for_and_then_says_where_the_replica_is() {
+    let database = Database::new().await;
+    let command = CommandService::start(&database).await;
+    command.client.put("a", 1).await;
+    let mut config = QueryService::config(&database.url);
+    config.min_position_wait = Duration::from_millis(100);
+    let query = QueryService::start_with(config).await;
+    query.until_ready().await;
+    for path in READS.into_iter().chain(["/v1/config?at=1", "/v1/config?at=1&limit=1"]) {
+        let by_query = query.client.get_json(&with(path, "min_position=2")).await;
+        let headers = [("config-min-position", "2"), ("accept", "application/json")];
+        for refused in [by_query, get(&query.client, path, &headers).await] {
+            assert_eq!((refused.status.as_u16(), refused.header("retry-after")), (503, "1"), "{path}: {refused:?}");
+            assert_eq!(refused.json()["type"], "urn:config-api:problem:replica-behind", "{path}");
+            assert_eq!(position(&refused), 1, "{path}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_strong_read_has_every_write_that_was_answered_before_it_was_asked() {
     let database = Database::new().await;
@@ -21,10 +62,19 @@ async fn a_strong_read_has_every_write_that_was_answered_before_it_was_asked() {
     for n in 1..=8_u8 {
         command.client.put("a", n.to_string()).await;
         behind += usize::from(query.client.value("a").await.body != n.to_string());
-        let paths = ["/v1/config/a", "/v1/config", "/v1/config?limit=1", "/v1/config/a/history?limit=1"];
-        let path = paths[usize::from(n) % 4];
-        let separator = if path.contains('?') { '&' } else { '?' };
-        let strong = query.client.get(&format!("{path}{separator}consistency=strong")).await;
+        let version = format!("/v1/config/a/versions/{n}");
+        let paths = [
+            "/v1/config/a",
+            "/v1/config",
+            "/v1/config?limit=1",
+            "/v1/config/a/history?limit=1",
+            &version,
+            "/v1/config/a/at/2124-01-15T10:30:00Z",
+            "/v1/diff?from=0",
+            "/v1/events",
+        ];
+        let path = paths[usize::from(n) % paths.len()];
+        let strong = query.client.get(&with(path, "consistency=strong")).await;
         assert_eq!((strong.status.as_u16(), position(&strong)), (200, i64::from(n)), "{strong:?}");
         assert!(strong.body.contains(&n.to_string()), "{strong:?}");
     }
@@ -90,11 +140,11 @@ async fn a_standby_cannot_promise_a_strong_read_and_says_so() {
         )
         .await;
     let query = QueryService::start(&database).await;
-    let refused = get(&query.client, "/v1/config?consistency=strong", &[("accept", "application/json")]).await;
-    assert_eq!(
-        (refused.status.as_u16(), &refused.json()["type"]),
-        (503, &"urn:config-api:problem:log-is-standby".into())
-    );
+    for path in READS {
+        let refused = query.client.get_json(&with(path, "consistency=strong")).await;
+        let expected = (503, "urn:config-api:problem:log-is-standby".into());
+        assert_eq!((refused.status.as_u16(), refused.json()["type"].clone()), expected, "{path}");
+    }
     assert_eq!(query.client.get("/v1/config").await.short(), (200, "[]"));
 }
 

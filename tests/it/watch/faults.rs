@@ -95,17 +95,7 @@ async fn a_rewritten_log_ends_watches_and_their_positions() {
     command.client.put("phantom", 1).await;
     while watcher.expect("change").await.changes() != ["phantom@1"] {}
     let phantom = watcher.last_id.clone().unwrap();
-    database
-        .execute(
-            "begin;
-             alter table events disable trigger events_append_only;
-             delete from events where position = 2;
-             alter table events enable trigger events_append_only;
-             insert into events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
-             values ('ConfigValue', 'real', 1, 'ConfigValueSet', '1.0', '{\"value\":2}', '{}');
-             commit;",
-        )
-        .await;
+    database.rewrite_from(2, &[("real", "2")]).await;
     let reset = watcher.expect("reset").await;
     assert_eq!((reset.data["reason"].as_str(), reset.id.as_deref()), (Some("rewritten"), Some("")));
     assert_eq!(watcher.next().await, None);
@@ -181,4 +171,37 @@ async fn a_batch_of_128_across_the_pages_of_the_tail_is_seen_at_once() {
     let change = watcher.expect("change").await;
     assert_eq!((change.position(), change.changes().len()), (5_078, 128));
     assert_eq!(query.client.get("/v1/config?prefix=b").await.json().as_array().unwrap().len(), 128);
+}
+
+/// The end of the log, at which the tail looks, is as it was; memory knows the old event still.
+#[tokio::test]
+async fn a_watch_that_reads_on_from_an_event_which_was_exchanged_is_told_so() {
+    let database = Database::new().await;
+    let command = CommandService::start(&database).await;
+    let mut tokens = vec![];
+    for n in 0..5 {
+        tokens.push(command.client.put("a", n).await.header("config-position").to_owned());
+    }
+    // From the log: this process was started later.
+    let query = QueryService::start_with(super::config(&database.url)).await;
+    query.until_ready().await;
+    database
+        .execute(
+            "begin;
+             alter table events disable trigger events_append_only;
+             update events set command_id = gen_random_uuid() where position = 2;
+             alter table events enable trigger events_append_only;
+             commit",
+        )
+        .await;
+    for (position, token) in (1..).zip(&tokens) {
+        let mut watcher = query.client.watch("", Some(token)).await;
+        let first = watcher.next().await.expect("it is told something");
+        let expected = if position == 2 { "reset" } else { "bookmark" };
+        assert_eq!((watcher.status.as_u16(), first.event.as_str()), (200, expected), "behind {token}");
+        if position == 2 {
+            assert_eq!(first.data["reason"], "rewritten");
+            assert_eq!(watcher.next().await, None);
+        }
+    }
 }

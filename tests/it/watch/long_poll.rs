@@ -1,5 +1,7 @@
 //! Long polls of one name: `If-None-Match` and `Prefer: wait`.
 
+use std::time::Instant;
+
 use end_to_end::{Answer, Client, CommandService, Database, QueryService, until};
 use reqwest::Method;
 
@@ -43,8 +45,10 @@ async fn a_long_poll_without_news_ends_in_time_as_a_poll_does() {
     let (command, query) = (CommandService::start(&database).await, QueryService::start(&database).await);
     let written = command.client.put("a", 1).await;
     query.client.value_after("a", &written).await;
+    let began = Instant::now();
     let (there, absent) =
         tokio::join!(poll(&query.client, "a", "\"1\"", "wait=1"), poll(&query.client, "b", "\"0\"", "wait=1"));
+    assert!((1..10).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
     assert_eq!((there.short(), there.header("preference-applied")), ((304, ""), "wait=1"));
     assert_eq!((absent.short(), absent.header("preference-applied")), ((404, "Not Found"), "wait=1"));
     let plain = query.client.send(Method::GET, "/v1/config/a", &[("prefer", "wait=60")], None).await;

@@ -1,6 +1,6 @@
 //! From where a watch begins, and what its answer looks like.
 
-use end_to_end::{CommandService, Database, QueryService};
+use end_to_end::{CommandService, Database, QueryService, until};
 use serde_json::json;
 
 #[tokio::test]
@@ -141,4 +141,55 @@ async fn behind_any_position_the_log_is_told_from_there_and_in_whole_commands() 
     for from in [2, 3] {
         assert_eq!(write(&query.client, from).await, "b@1 c@1 d@1 e@1", "behind {from}");
     }
+}
+
+/// In the log, many times what a page of it has, and more than the process remembers.
+const FAR_BEHIND: u64 = 3_500;
+
+#[tokio::test]
+async fn whoever_is_many_pages_of_the_log_behind_misses_nothing_and_hears_how_far_it_is() {
+    let database = Database::new().await;
+    database
+        .execute(&format!(
+            "insert into events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
+             select 'ConfigValue', 'n' || i % 7, (i - 1) / 7 + 1, 'ConfigValueSet', '1.0', '{{\"value\":1}}', '{{}}'
+               from generate_series(1, {FAR_BEHIND}) i"
+        ))
+        .await;
+    let mut config = super::config(&database.url);
+    config.watching.bookmark_interval = std::time::Duration::from_secs(60);
+    let query = QueryService::start_with(config).await;
+    query.until_ready().await;
+    let mut all = query.client.watch("from=0", None).await;
+    for position in 1..=FAR_BEHIND {
+        let change = all.expect("change").await;
+        assert_eq!(change.position(), position);
+    }
+    // Should it be cut, it need not look through all of that again.
+    let mut none = query.client.watch("from=0&prefix=none", None).await;
+    let mut told = vec![];
+    while told.last() != Some(&FAR_BEHIND) {
+        told.push(none.expect("bookmark").await.position());
+    }
+    assert!(told.is_sorted() && told.len() > 3, "{told:?}");
+}
+
+#[tokio::test]
+async fn a_state_at_first_that_was_waited_for_is_not_told_again_as_changes() {
+    let database = Database::new().await;
+    let command = CommandService::start(&database).await;
+    command.client.put("a", 1).await;
+    let query = QueryService::start_with(super::config(&database.url)).await;
+    query.until_ready().await;
+    let watching = query.client.watch("initial=true&min_position=3", None);
+    let (mut watcher, _) = tokio::join!(watching, async {
+        until("it waits", async || (query.client.get("/v1/projection").await.json()["watchers"] == 1).then_some(()))
+            .await;
+        command.client.put("a", 2).await;
+        command.client.put("a", 3).await
+    });
+    assert_eq!(watcher.expect("initial").await.data["version"], 3);
+    assert_eq!(watcher.expect("initial-end").await.position(), 3);
+    command.client.put("a", 4).await;
+    assert_eq!(watcher.expect("change").await.changes(), ["a@4"]);
 }

@@ -122,6 +122,27 @@ async fn what_the_client_has_is_not_sent_again() {
     }
 }
 
+/// Each keeps its state alive for as long as its client reads.
+#[tokio::test]
+async fn there_is_a_limit_to_long_lists_and_a_place_is_free_again_when_one_ends() {
+    let mut service = Service::new();
+    for n in 0..10_000 {
+        apply(&mut service.fold, &format!("n{n:05}"), Some("1"));
+    }
+    service.projection.advance(service.fold.snapshot());
+    let ask = async |path: &'static str| {
+        handle(State(Arc::clone(&service.reads)), path.parse().unwrap(), HeaderMap::new()).await
+    };
+    let mut sent = vec![];
+    for _ in 0..64 {
+        sent.push(ask("/v1/config").await.unwrap());
+    }
+    assert_eq!(ask("/v1/config").await.unwrap_err().code(), "too-many-lists");
+    assert!(ask("/v1/config?limit=1000").await.is_ok(), "a short one needs no place");
+    sent.pop();
+    assert!(ask("/v1/config").await.is_ok());
+}
+
 #[tokio::test]
 async fn a_page_of_a_state_that_is_not_kept_needs_the_log() {
     let mut service = Service::new();

@@ -108,6 +108,9 @@ impl Writer {
 mod tests {
     use std::sync::Arc;
 
+    use futures_util::StreamExt;
+    use tokio::sync::Semaphore;
+
     use super::{super::super::states::state_of, *};
     use crate::projection::Snapshot;
 
@@ -163,6 +166,24 @@ mod tests {
         assert_eq!(page(Some("b"), Some(2)), r#"[{"name":"c"},{"name":"d"}]"#);
         assert_eq!(page(Some("bb"), None), r#"[{"name":"c"},{"name":"d"}]"#);
         assert_eq!(page(Some("d"), Some(2)), "[]");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_is_not_read_in_time_is_cut_off_and_its_state_let_go() {
+        let value = format!("\"{}\"", "x".repeat(CHUNK_BYTES));
+        let state = Arc::new(state_of(&["a", "b", "c", "d"].map(|name| (name, value.as_str()))));
+        let of = Selection { snapshot: Arc::clone(&state), prefix: String::new(), after: None, limit: None };
+        let places = Arc::new(Semaphore::new(1));
+        let place = || Arc::clone(&places).try_acquire_owned();
+        let mut body = Writer::new(of, Fields::NameAndValue).body(place).unwrap().into_data_stream();
+        assert!(body.next().await.unwrap().is_ok());
+        tokio::time::advance(LIST_LIMIT).await;
+        assert!(body.next().await.unwrap().is_ok(), "it is still in time");
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(body.next().await.unwrap().unwrap_err().to_string().contains("not read to its end within 300 s"));
+        assert!(body.next().await.is_none());
+        drop(body);
+        assert_eq!((Arc::strong_count(&state), places.available_permits()), (1, 1));
     }
 
     #[test]

@@ -1,0 +1,179 @@
+//! Sending spans: by a thread of the library's, behind a bounded queue that never makes anybody wait. What is lost is counted,
+//! and told once in a while.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use opentelemetry::Context;
+use opentelemetry_sdk::{
+    Resource,
+    error::{OTelSdkError, OTelSdkResult},
+    trace::{BatchConfig, BatchSpanProcessor, Span, SpanData, SpanExporter, SpanProcessor},
+};
+
+/// How often it is told that spans are lost.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
+/// What became of spans since the process began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TraceCounts {
+    /// The collector has them.
+    pub exported: u64,
+    /// They were sent, and no answer said that they arrived.
+    pub failed: u64,
+    /// The queue was full: they were never sent.
+    pub dropped: u64,
+    /// Exports, of many spans each, that failed.
+    pub export_errors: u64,
+}
+
+/// Shared by the queue's two ends.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    exported: AtomicU64,
+    failed: AtomicU64,
+    dropped: AtomicU64,
+    export_errors: AtomicU64,
+    /// In the queue.
+    waiting: AtomicUsize,
+    told: Mutex<Told>,
+}
+
+/// What the log has heard.
+#[derive(Debug, Default)]
+struct Told {
+    at: Option<Instant>,
+    lost: u64,
+}
+
+impl Counters {
+    pub(super) fn now(&self) -> TraceCounts {
+        TraceCounts {
+            exported: self.exported.load(Relaxed),
+            failed: self.failed.load(Relaxed),
+            dropped: self.dropped.load(Relaxed),
+            export_errors: self.export_errors.load(Relaxed),
+        }
+    }
+
+    /// Tells that spans are lost: at once for the first, then as often as [`TELL_EVERY`] allows.
+    fn tell(&self, why: &str) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.at.is_some_and(|at| at.elapsed() < TELL_EVERY) {
+            return;
+        }
+        let TraceCounts { failed, dropped, .. } = self.now();
+        let lost = failed + dropped - std::mem::replace(&mut told.lost, failed + dropped);
+        told.at = Some(Instant::now());
+        drop(told);
+        tracing::warn!(lost, failed, dropped, "Traces are not sent: {why}; nothing else is affected");
+    }
+
+    /// Tells at the end what was lost since it was last told of.
+    pub(super) fn tell_the_rest(&self) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let TraceCounts { failed, dropped, .. } = self.now();
+        let waiting = self.waiting.load(Relaxed) as u64;
+        let lost = failed + dropped + waiting - std::mem::replace(&mut told.lost, failed + dropped);
+        drop(told);
+        if lost > 0 {
+            tracing::warn!(lost, failed, dropped, "Traces were not all sent before the end");
+        }
+    }
+}
+
+/// In front of the library's queue, which would drop what does not fit and tell nobody how much.
+#[derive(Debug)]
+pub(super) struct Queue {
+    sending: BatchSpanProcessor,
+    counters: Arc<Counters>,
+    most: usize,
+}
+
+impl Queue {
+    pub(super) fn new(
+        exporter: impl SpanExporter + 'static,
+        batch: BatchConfig,
+        most: usize,
+        counters: Arc<Counters>,
+    ) -> Self {
+        let counted = Counted { exporter, counters: Arc::clone(&counters) };
+        Self { sending: BatchSpanProcessor::new(counted, batch), counters, most }
+    }
+}
+
+impl SpanProcessor for Queue {
+    fn on_start(&self, _: &mut Span, _: &Context) {}
+
+    fn on_end(&self, span: SpanData) {
+        if self.counters.waiting.fetch_add(1, Relaxed) >= self.most {
+            self.counters.waiting.fetch_sub(1, Relaxed);
+            self.counters.dropped.fetch_add(1, Relaxed);
+            return;
+        }
+        self.sending.on_end(span);
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.sending.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.sending.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.sending.set_resource(resource);
+    }
+}
+
+/// At the other end of the queue.
+#[derive(Debug)]
+struct Counted<E> {
+    exporter: E,
+    counters: Arc<Counters>,
+}
+
+impl<E: SpanExporter> SpanExporter for Counted<E> {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let (counters, spans) = (&self.counters, batch.len());
+        let exported = self.exporter.export(batch).await;
+        counters.waiting.fetch_sub(spans, Relaxed);
+        match &exported {
+            Ok(()) => {
+                counters.exported.fetch_add(spans as u64, Relaxed);
+            }
+            Err(error) => {
+                counters.failed.fetch_add(spans as u64, Relaxed);
+                counters.export_errors.fetch_add(1, Relaxed);
+                counters.tell(&why(error));
+            }
+        }
+        exported
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.exporter.force_flush()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}
+
+fn why(error: &OTelSdkError) -> String {
+    match error {
+        OTelSdkError::Timeout(after) => format!("the collector did not answer within {} ms", after.as_millis()),
+        OTelSdkError::AlreadyShutdown => "the exporter has ended".to_owned(),
+        OTelSdkError::InternalFailure(why) => why.clone(),
+    }
+}

@@ -1,0 +1,110 @@
+//! W3C trace context: as it comes in headers, goes out in them, and travels in an event's metadata.
+
+use axum::http::HeaderMap;
+use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
+
+use crate::event::{Metadata, metadata as keys};
+
+/// Longest trace state that is taken over, in bytes; W3C asks for 512 at least.
+pub const MAX_TRACESTATE_BYTES: usize = 512;
+
+/// Length of a `traceparent` of version 00, in bytes.
+const TRACEPARENT_BYTES: usize = 55;
+
+/// The span that a request's headers name; `None` without them, and when they are malformed, which is ignored, as the
+/// specification asks.
+#[must_use]
+pub fn of_headers(headers: &HeaderMap) -> Option<SpanContext> {
+    let text = |name| headers.get(name).and_then(|value: &axum::http::HeaderValue| value.to_str().ok());
+    parse(text(keys::TRACEPARENT)?, text(keys::TRACESTATE))
+}
+
+/// The span that a `traceparent`, and a `tracestate` if there is one, name. A malformed trace state is left out.
+#[must_use]
+pub(super) fn parse(traceparent: &str, tracestate: Option<&str>) -> Option<SpanContext> {
+    let head = traceparent.get(..TRACEPARENT_BYTES)?;
+    let mut parts = head.split('-');
+    let [version, trace, span, flags] = [2, 32, 16, 2].map(|digits| parts.next().filter(|part| is_hex(part, digits)));
+    let version = version.filter(|version| *version != "ff")?;
+    // A later version may have more behind it.
+    if traceparent.len() > TRACEPARENT_BYTES && (version == "00" || traceparent.as_bytes()[TRACEPARENT_BYTES] != b'-') {
+        return None;
+    }
+    let (trace, span) = (TraceId::from_hex(trace?).ok()?, SpanId::from_hex(span?).ok()?);
+    let flags = TraceFlags::new(u8::from_str_radix(flags?, 16).ok()?);
+    let state = tracestate.filter(|state| state.len() <= MAX_TRACESTATE_BYTES).and_then(|state| state.parse().ok());
+    let context = SpanContext::new(trace, span, flags, true, state.unwrap_or(TraceState::NONE));
+    context.is_valid().then_some(context)
+}
+
+fn is_hex(part: &str, digits: usize) -> bool {
+    part.len() == digits && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// `00-<trace>-<span>-<flags>`: what `traceparent` says to whoever is called, and `traceresponse` to whoever called.
+#[must_use]
+pub(super) fn text(context: &SpanContext) -> String {
+    format!("00-{}-{}-{:02x}", context.trace_id(), context.span_id(), context.trace_flags())
+}
+
+/// Puts the span's context into an event's metadata, in place of what is there.
+pub fn carry(context: &SpanContext, metadata: &mut Metadata) {
+    metadata.insert(keys::TRACEPARENT.to_owned(), text(context));
+    let state = context.trace_state().header();
+    // An empty one says nothing, and would be passed on for ever.
+    if state.is_empty() {
+        metadata.remove(keys::TRACESTATE);
+    } else {
+        metadata.insert(keys::TRACESTATE.to_owned(), state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    #[test]
+    fn a_well_formed_parent_reads_back_as_it_was_sent() {
+        for parent in [PARENT, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"] {
+            let context = parse(parent, None).unwrap();
+            assert_eq!((text(&context).as_str(), context.is_remote()), (parent, true));
+        }
+        let later = parse("01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more", None).unwrap();
+        assert_eq!(text(&later), PARENT, "what is not known of a later version is left out");
+    }
+
+    #[test]
+    fn a_malformed_parent_is_ignored() {
+        for malformed in [
+            "",
+            "00",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
+            "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01more",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00F067AA0BA902B7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e47361-0f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e473é-00f067aa0ba902b7-01",
+        ] {
+            assert!(parse(malformed, None).is_none(), "{malformed:?}");
+        }
+    }
+
+    #[test]
+    fn a_trace_state_travels_with_its_parent_and_an_empty_or_wrong_one_does_not() {
+        let carried = |state: Option<&str>| {
+            let mut metadata = Metadata::from([(keys::TRACESTATE.to_owned(), "old=1".to_owned())]);
+            carry(&parse(PARENT, state).unwrap(), &mut metadata);
+            (metadata.remove(keys::TRACEPARENT), metadata.remove(keys::TRACESTATE))
+        };
+        let long = format!("a={}", "x".repeat(MAX_TRACESTATE_BYTES));
+        for (state, kept) in [(None, None), (Some(""), None), (Some("no pair"), None), (Some(long.as_str()), None)] {
+            assert_eq!(carried(state), (Some(PARENT.to_owned()), kept), "{state:?}");
+        }
+        assert_eq!(carried(Some("a=1,b=2")).1.as_deref(), Some("a=1,b=2"));
+    }
+}

@@ -1,0 +1,146 @@
+//! Traces of this process: where they go, which requests have one, and that all are out at the end.
+//!
+//! ```text
+//! spans ─► sampler ─► queue (bounded) ─► exporter: OTLP over HTTP, on a thread of its own
+//! ```
+//!
+//! Without an endpoint there is none of it: spans are not even made.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use opentelemetry::{InstrumentationScope, trace::TracerProvider as _};
+use opentelemetry_otlp::{RetryPolicy, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
+use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
+use rand::RngExt as _;
+
+use super::{
+    export::{Counters, Queue, TraceCounts},
+    trace_settings::{InvalidVariable, Settings, of_process, resource},
+};
+use crate::{BoxError, ids::Ids};
+
+/// Part of reads without a sampled parent that have a trace, when nothing else is said.
+pub const DEFAULT_READS_RATIO: f64 = 0.01;
+
+/// Longest that the end of a process waits for its traces to be sent.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(3);
+
+/// Attempts of an export behind the first, and the wait before the first of them.
+const RETRIES: usize = 2;
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+
+/// Schema of the names of spans and attributes.
+const SCHEMA: &str = "https://opentelemetry.io/schemas/1.44.0";
+
+static TRACES: OnceLock<Traces> = OnceLock::new();
+
+/// The process has no traces although it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum NoTraces {
+    /// A variable cannot be used.
+    #[error(transparent)]
+    Variable(#[from] InvalidVariable),
+    /// The client that sends them could not be made.
+    #[error("traces cannot be sent")]
+    Exporter(#[source] BoxError),
+}
+
+/// What the process is told about its traces, beside the `OTEL_*` variables.
+#[derive(Clone, Copy, Debug)]
+pub struct TraceArgs {
+    /// `service.name`, unless `OTEL_SERVICE_NAME` says another.
+    pub program: &'static str,
+    /// Part of reads without a sampled parent that have a trace, 0 to 1.
+    pub reads_ratio: f64,
+}
+
+/// The process's traces.
+#[derive(Debug)]
+pub(super) struct Traces {
+    pub(super) tracer: SdkTracer,
+    provider: SdkTracerProvider,
+    counters: Arc<Counters>,
+    /// Of a random number below 2^32, that many have a trace.
+    reads_below: u64,
+}
+
+impl Traces {
+    /// As the variables say; `None` when they name no endpoint.
+    pub(super) fn from_environment(args: TraceArgs) -> Result<Option<Self>, NoTraces> {
+        let Some(settings) = Settings::read(&of_process)? else { return Ok(None) };
+        let failed = |error| NoTraces::Exporter(error);
+        // Asked for by whoever sends over TLS; another part of the process may have chosen already.
+        let _chosen_before = rustls::crypto::ring::default_provider().install_default();
+        // Blocking: its runtime is its own, and so it still sends when ours has ended.
+        let client = reqwest::blocking::Client::builder().timeout(settings.timeout).build();
+        let exporter = SpanExporter::builder()
+            .with_http()
+            .with_http_client(client.map_err(|error| failed(error.into()))?)
+            .with_endpoint(settings.endpoint)
+            .with_timeout(settings.timeout)
+            .with_retry_policy(RetryPolicy::default().with_max_retries(RETRIES).with_initial_delay(FIRST_RETRY))
+            .build()
+            .map_err(|error| failed(error.into()))?;
+        let counters = Arc::<Counters>::default();
+        let queue = Queue::new(exporter, settings.batch, settings.queue_spans, Arc::clone(&counters));
+        let provider = SdkTracerProvider::builder()
+            .with_resource(resource(args.program, Ids::time_ordered(), &of_process))
+            .with_sampler(settings.sampler)
+            .with_span_processor(queue)
+            .build();
+        let scope = InstrumentationScope::builder("config-api")
+            .with_version(env!("CARGO_PKG_VERSION"))
+            .with_schema_url(SCHEMA)
+            .build();
+        let tracer = provider.tracer_with_scope(scope);
+        Ok(Some(Self { tracer, provider, counters, reads_below: reads_below(args.reads_ratio) }))
+    }
+
+    /// They are the process's from now on.
+    pub(super) fn begin(self) {
+        let _only_once = TRACES.set(self);
+    }
+
+    /// Whether a read without a sampled parent has a trace, if the sampler agrees.
+    pub(super) fn wants_read(&self) -> bool {
+        u64::from(rand::rng().random::<u32>()) < self.reads_below
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a ratio of 0 to 1 times 2^32 fits")]
+fn reads_below(ratio: f64) -> u64 {
+    (ratio.clamp(0.0, 1.0) * 2_f64.powi(32)).round() as u64
+}
+
+/// The process's traces, if it has any.
+pub(super) fn traces() -> Option<&'static Traces> {
+    TRACES.get()
+}
+
+/// What became of this process's spans; `None` when it has no traces.
+#[must_use]
+pub fn trace_counts() -> Option<TraceCounts> {
+    traces().map(|traces| traces.counters.now())
+}
+
+/// Sends what has ended, and returns when it is out or its time is up. The last thing that a process does but one: whatever
+/// has a span must have ended.
+pub(super) fn shut_down() {
+    if let Some(traces) = traces() {
+        let _late = traces.provider.shutdown_with_timeout(SHUTDOWN_LIMIT);
+        traces.counters.tell_the_rest();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn none_of_the_reads_or_all_of_them() {
+        assert_eq!((reads_below(0.0), reads_below(1.0), reads_below(0.5)), (0, 1 << 32, 1 << 31));
+    }
+}
