@@ -1,7 +1,7 @@
 //! What of Markdown the documents use.
 
 /// Languages of blocks. Only `sh` is run, and `promql` by the tests of what is deployed; the others hold no commands.
-const LANGUAGES: [&str; 8] = ["sh", "json", "text", "toml", "sql", "yaml", "promql", "mermaid"];
+const LANGUAGES: [&str; 8] = ["sh", "json", "text", "toml", "yaml", "sql", "promql", "mermaid"];
 
 /// What begins a command, outside of a block that is run.
 const COMMANDS: [&str; 3] = ["curl ", "psql ", "$ "];
