@@ -11,7 +11,7 @@ SECRETS=${SECRETS:-/run/secrets}
 ROLES_SQL=${ROLES_SQL:-/usr/share/config-api/roles.sql}
 if [ -n "${POSTGRES_USER:-}" ]; then export PGUSER="$POSTGRES_USER"; fi
 
-# Passwords go by standard input, so that no list of processes shows them.
+# All or none. Passwords go by standard input, so that no list of processes shows them.
 {
     for role in owner command query replication; do
         printf "\\\\set %s_password '%s'\n" "$role" "$(cat "$SECRETS/${role}_password")"
@@ -26,4 +26,4 @@ alter database :"database" owner to config_api_owner;
 revoke connect on database :"database" from public;
 grant connect on database :"database" to config_api_command, config_api_query;
 SQL
-} | psql -X -q -v ON_ERROR_STOP=1 -v database="$POSTGRES_DB" -d "$POSTGRES_DB"
+} | psql -X -q -1 -v ON_ERROR_STOP=1 -v database="$POSTGRES_DB" -d "$POSTGRES_DB"

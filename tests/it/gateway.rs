@@ -280,6 +280,7 @@ async fn reads_go_on_when_a_replica_is_gone_and_writes_fail_when_theirs_is() {
         (502, "application/problem+json"),
         "the whole is not well"
     );
+    assert_eq!(client.send(Method::HEAD, "/health", &[], None).await.status, 502);
     assert_eq!(client.get("/v1/ready").await.status, 200, "it can serve reads");
 
     second.stop().await.unwrap();
