@@ -66,6 +66,9 @@ pub(crate) fn clean(program: &Path) -> Command {
     for variable in ["RUST_LOG", "LOG_FORMAT", "DATABASE_URL", "CONFIG_FILE", "LISTEN_ADDR", "MIGRATE_DATABASE_URL"] {
         command.env_remove(variable);
     }
+    for (variable, _) in std::env::vars_os().filter(|(variable, _)| variable.to_string_lossy().starts_with("OTEL_")) {
+        command.env_remove(variable);
+    }
     command
 }
 

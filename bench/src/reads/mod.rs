@@ -3,7 +3,7 @@
 //! ```text
 //! settings ─► log (Postgres, filled) ─► replay (query service, psql) ───────────────────► report, plot
 //!                                └────► stage (command service, query services, etcd)
-//!                                         └► requests, delays, watchers, replicas
+//!                                         └► requests, delays, watchers, replicas, telemetry
 //! ```
 //!
 //! A workload is a file here, a variant of [`Family`] and a list in the [`Report`].
@@ -17,6 +17,7 @@ mod replicas;
 mod report;
 mod requests;
 mod stage;
+mod telemetry;
 mod watchers;
 mod writer;
 
@@ -72,11 +73,21 @@ pub(crate) enum Family {
     Watchers,
     /// What --replicas on one Postgres cost it
     Replicas,
+    /// What traces cost writes and reads
+    Telemetry,
 }
 
 impl Family {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Replay, Self::Memory, Self::Get, Self::List, Self::Delays, Self::Watchers, Self::Replicas];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Replay,
+        Self::Memory,
+        Self::Get,
+        Self::List,
+        Self::Delays,
+        Self::Watchers,
+        Self::Replicas,
+        Self::Telemetry,
+    ];
 }
 
 impl std::fmt::Display for Family {
@@ -256,7 +267,7 @@ impl<'a> Bench<'a> {
         let shape = Shape { events: STORED, names: STORED, value_bytes: settings.value_bytes };
         if self.wants(Family::Delays) {
             let log = self.log(shape).await?;
-            let stage = Stage::start(&self.programs, self.directory, &log.url, 2).await?;
+            let stage = Stage::start(&self.programs, self.directory, &log.url, 2, &[]).await?;
             let etcd = self.etcd().await?;
             let course = delays::Course {
                 stage: &stage,
@@ -276,7 +287,7 @@ impl<'a> Bench<'a> {
         }
         if self.wants(Family::Watchers) {
             let log = self.log(shape).await?;
-            let stage = Stage::start(&self.programs, self.directory, &log.url, 1).await?;
+            let stage = Stage::start(&self.programs, self.directory, &log.url, 1, &[]).await?;
             report.watchers.push(watchers::run(&stage, settings.watchers, settings.measured() * 4, rounds).await?);
             stage.stop().await?;
             log.remove().await?;
@@ -285,6 +296,12 @@ impl<'a> Bench<'a> {
             let log = self.log(shape).await?;
             let how = (usize::from(settings.replicas), &settings.rates[..], settings.measured() * 2);
             report.replicas = replicas::run(&self.programs, self.directory, &log, self.cluster.pid(), how).await?;
+            log.remove().await?;
+        }
+        if self.wants(Family::Telemetry) {
+            let log = self.log(shape).await?;
+            let how = (WARM_UP, settings.measured(), rounds);
+            report.telemetry = telemetry::run(&self.programs, self.directory, &log.url, how).await?;
             log.remove().await?;
         }
         Ok(())

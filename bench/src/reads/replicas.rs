@@ -44,11 +44,11 @@ pub(crate) async fn run(
     postgres: u32,
     (replicas, rates, lasts): (usize, &[u64], Duration),
 ) -> Result<Vec<Measured>, BoxError> {
-    let mut stage = Stage::start(programs, directory, &log.url, 0).await?;
+    let mut stage = Stage::start(programs, directory, &log.url, 0, &[]).await?;
     let (mut all, mut alone, numbers) = (Vec::new(), Vec::new(), Numbers::default());
     for count in [0, 1, replicas] {
         while stage.queries.len() < count {
-            stage.add_query(programs, directory, &log.url).await?;
+            stage.add_query(programs, directory, &log.url, &[]).await?;
         }
         for (index, rate) in std::iter::once(&0).chain(rates).enumerate() {
             tell(&format!("{count} query services, {rate} writes/s…"));

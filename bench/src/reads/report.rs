@@ -4,7 +4,7 @@ use std::{fmt::Write as _, io::Write as _, path::Path};
 
 use serde::Serialize;
 
-use super::{delays, replay::Measured, replicas, requests, watchers};
+use super::{delays, replay::Measured, replicas, requests, telemetry, watchers};
 use crate::{
     BoxError,
     latency::Summary,
@@ -31,6 +31,7 @@ pub(crate) struct Report {
     pub(crate) delays: Vec<delays::Measured>,
     pub(crate) watchers: Vec<watchers::Measured>,
     pub(crate) replicas: Vec<replicas::Measured>,
+    pub(crate) telemetry: Vec<telemetry::Measured>,
 }
 
 /// Of what was measured.
@@ -56,6 +57,7 @@ impl Report {
             delays: Vec::new(),
             watchers: Vec::new(),
             replicas: Vec::new(),
+            telemetry: Vec::new(),
         }
     }
 
@@ -88,6 +90,7 @@ impl Report {
         show(&delays(&self.delays));
         show(&watchers(&self.watchers));
         show(&replicas(&self.replicas));
+        show(&telemetry(&self.telemetry));
     }
 }
 
@@ -259,6 +262,36 @@ fn replicas(replicas: &[replicas::Measured]) -> String {
             or_dash(measured.query_cpu_each, 4),
             measured.connections,
             or_dash(measured.postgres_bytes_each.map(|bytes| bytes / 1e6), 1),
+        );
+    }
+    text
+}
+
+fn telemetry(telemetry: &[telemetry::Measured]) -> String {
+    if telemetry.is_empty() {
+        return String::new();
+    }
+    let mut text = String::from(
+        "\ntraces: 64 clients; ratios to those without an exporter\n\
+         sampled   puts/s   ratio (least to most)   CPU µs each   gets/s   ratio (least to most)   CPU µs each   MB received\n",
+    );
+    let cpu = |side: &Side| side.cpu_us.server.map_or("-".to_owned(), |micros| format!("{micros:.1}"));
+    let spread = |ratio: &Ratio| {
+        let Spread { median, least, most } = ratio.throughput;
+        format!("{median:.2} ({least:.2} to {most:.2})")
+    };
+    for measured in telemetry {
+        let _infallible = writeln!(
+            text,
+            "{:<8} {:>7.0}   {:<21} {:>13} {:>8.0}   {:<21} {:>13} {:>13.1}",
+            measured.sampled,
+            measured.put.operations_per_s.median,
+            spread(&measured.put_ratio),
+            cpu(&measured.put),
+            measured.get.operations_per_s.median,
+            spread(&measured.get_ratio),
+            cpu(&measured.get),
+            measured.received_bytes as f64 / 1e6,
         );
     }
     text

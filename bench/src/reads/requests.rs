@@ -55,9 +55,25 @@ pub(crate) struct Measured {
 }
 
 /// A client of ours, or of the empty handler.
-struct Getter {
+pub(super) struct Getter {
     connection: Connection,
     request: Vec<u8>,
+}
+
+impl Getter {
+    /// So many that ask for a configuration, each on a connection of its own.
+    pub(super) async fn many(port: u16, name: &str, clients: usize) -> Result<Vec<Self>, BoxError> {
+        Self::of_path(port, &format!("/v1/config/{}", name.replace('/', "%2F")), clients).await
+    }
+
+    async fn of_path(port: u16, path: &str, clients: usize) -> Result<Vec<Self>, BoxError> {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n").into_bytes();
+        let mut getters = Vec::with_capacity(clients);
+        for _ in 0..clients {
+            getters.push(Self { connection: Connection::open(port).await?, request: request.clone() });
+        }
+        Ok(getters)
+    }
 }
 
 impl load::Client for Getter {
@@ -111,15 +127,10 @@ impl Course<'_> {
     }
 
     async fn http(&self, serving: &Serving, asked: Asked, clients: usize) -> Result<Round, BoxError> {
-        let path = match asked {
-            Asked::Name => format!("/v1/config/{}", self.name.replace('/', "%2F")),
-            Asked::List => format!("/v1/config?limit={LISTED}"),
+        let getters = match asked {
+            Asked::Name => Getter::many(serving.port, &self.name, clients).await?,
+            Asked::List => Getter::of_path(serving.port, &format!("/v1/config?limit={LISTED}"), clients).await?,
         };
-        let request = format!("GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n").into_bytes();
-        let mut getters = Vec::with_capacity(clients);
-        for _ in 0..clients {
-            getters.push(Getter { connection: Connection::open(serving.port).await?, request: request.clone() });
-        }
         Ok(load::run(getters, self.warm_up, self.measured, || serving.server.cpu()).await)
     }
 

@@ -28,10 +28,10 @@ impl Serving {
         program: &Path,
         url: &str,
         log: PathBuf,
-        options: &[&str],
+        environment: &[(&str, &str)],
     ) -> Result<Self, BoxError> {
         let mut command = ours::clean(program);
-        command.args(["--listen", "127.0.0.1:0"]).args(options).env("DATABASE_URL", url);
+        command.args(["--listen", "127.0.0.1:0"]).env("DATABASE_URL", url).envs(environment.iter().copied());
         let mut server = Server::spawn(name, command, log)?;
         let port = ours::ready(&mut server).await?;
         Ok(Self { server, port })
@@ -57,20 +57,27 @@ impl Stage {
         directory: &Path,
         url: &str,
         queries: usize,
+        environment: &[(&str, &str)],
     ) -> Result<Self, BoxError> {
         let log = directory.join("command-service.log");
-        let command = Serving::start("command-service", &programs.command_service, url, log, &[]).await?;
+        let command = Serving::start("command-service", &programs.command_service, url, log, environment).await?;
         let mut stage = Self { command, queries: Vec::new() };
         for _ in 0..queries {
-            stage.add_query(programs, directory, url).await?;
+            stage.add_query(programs, directory, url, environment).await?;
         }
         Ok(stage)
     }
 
     /// One query service more.
-    pub(crate) async fn add_query(&mut self, programs: &Programs, directory: &Path, url: &str) -> Result<(), BoxError> {
+    pub(crate) async fn add_query(
+        &mut self,
+        programs: &Programs,
+        directory: &Path,
+        url: &str,
+        environment: &[(&str, &str)],
+    ) -> Result<(), BoxError> {
         let log = directory.join(format!("query-service-{}.log", self.queries.len()));
-        self.queries.push(Serving::start("query-service", &programs.query_service, url, log, &[]).await?);
+        self.queries.push(Serving::start("query-service", &programs.query_service, url, log, environment).await?);
         Ok(())
     }
 
