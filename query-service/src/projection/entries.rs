@@ -149,6 +149,10 @@ impl Tree {
             },
             Self::Branch(children) => {
                 let at = child_of(children, entry.name());
+                if at == 0 && entry.name() < &*children.get(0).from {
+                    // What splits off its child is to find its place behind it.
+                    children.change_first(|first| first.from = ConfigName::stored(entry.name()));
+                }
                 let (added, split) = Arc::make_mut(&mut children.get_mut(at).tree).put(entry);
                 let split = split.and_then(|right| children.insert(at + 1, right));
                 (added, split.map(|right| neighbour(right, Self::Branch)))
@@ -263,6 +267,7 @@ mod tests {
             Tree::Leaf(_) => assert_eq!(*leaves_at.get_or_insert(depth), depth, "all leaves are on one level"),
             Tree::Branch(children) => {
                 assert!(!is_root || children.len() > 1);
+                assert!(children.from(0).is_sorted_by(|one, other| one.from < other.from), "{children:?}");
                 for child in children.from(0) {
                     check(&child.tree, false, depth + 1, leaves_at);
                 }
@@ -318,6 +323,28 @@ mod tests {
         assert_eq!(nodes(&after.root) - same(&before.root, &after.root), 3, "of a tree of three levels");
         assert_eq!(before.get("12345").unwrap().version, 12_345);
         assert_eq!(after.get("12345").unwrap().version, 99);
+    }
+
+    #[test]
+    fn names_before_all_others_find_their_places() {
+        let sorted = |len: u64| Entries::sorted(numbered(0..len).range(Bound::Unbounded).cloned().collect());
+        let mut without_its_first = numbered(0..5_000);
+        // One that is not joined to its neighbour, which is full: it goes when it is empty.
+        let first = without_its_first.range(Bound::Unbounded).take(FAN_OUT).map(|entry| entry.name().to_owned());
+        for name in first.collect::<Vec<_>>() {
+            without_its_first.remove(&name);
+        }
+        for mut entries in [sorted(1_000), sorted(5_000), without_its_first] {
+            let before = told(&entries, Bound::Unbounded);
+            for number in 0..2_000 {
+                // In an order that is none; shorter than what the others begin with alike.
+                entries.put(entry(&format!("!{:04}", number * 7 % 2_000), "1", number, None));
+                check(&entries.root, true, 0, &mut None);
+            }
+            let all = told(&entries, Bound::Unbounded);
+            assert_eq!((all.len(), &all[2_000..]), (before.len() + 2_000, &before[..]));
+            assert!((0..2_000).all(|number| entries.get(&format!("!{number:04}")).is_some()));
+        }
     }
 
     #[test]

@@ -90,6 +90,14 @@ impl<T: Named> Node<T> {
         Some(Self::of(right.into_iter().map(|(_, item)| item)))
     }
 
+    /// Changes the first item's name to one that is before all others.
+    pub(super) fn change_first(&mut self, change: impl FnOnce(&mut T)) {
+        if let Some((_, first)) = self.items.first_mut() {
+            change(first);
+        }
+        self.index();
+    }
+
     pub(super) fn remove(&mut self, at: usize) -> T {
         self.items.remove(at).1
     }
