@@ -42,7 +42,7 @@ fn gets(report: &Report) -> Option<String> {
     let sides = |measured: &Measured| -> Vec<(Side, &'static str)> { shown(measured) };
     let top = gets.iter().flat_map(|get| sides(get)).map(|(side, _)| side.operations_per_s.most).reduce(f64::max)?;
     let top = nice_above(top);
-    let mut canvas = Canvas::new("GET of one name: answers a second, by clients", &subtitle(report), HEIGHT);
+    let mut canvas = Canvas::new("GET of one name, answers a second", &subtitle(report), HEIGHT);
     canvas.legend(&[("Config API", OURS), ("empty", EMPTY), ("etcd ser.", ETCD), ("etcd lin.", LINEARIZABLE)]);
     let y = |value: f64| HEIGHT - BOTTOM - value / top * (HEIGHT - TOP - BOTTOM);
     for step in 0..=4 {
@@ -100,7 +100,7 @@ fn delays(report: &Report) -> Option<String> {
     let all: Vec<_> = lines.iter().flat_map(|(_, _, summary, _)| points(summary)).map(|(_, ms)| ms).collect();
     let low = all.iter().copied().reduce(f64::min)?.log10().floor();
     let high = all.iter().copied().reduce(f64::max)?.log10().ceil().max(low + 1.0);
-    let mut canvas = Canvas::new("After the acknowledgement: milliseconds, by percentile", &subtitle(report), HEIGHT);
+    let mut canvas = Canvas::new("After the acknowledgement, milliseconds", &subtitle(report), HEIGHT);
     canvas.legend(&[("visible", VISIBLE), ("delivered", OURS), ("etcd watch", ETCD)]);
     let x = |nines: f64| LEFT + (nines - 0.3) / 2.7 * (WIDTH - LEFT - RIGHT - 90.0);
     let y = |ms: f64| HEIGHT - BOTTOM - (ms.log10() - low) / (high - low) * (HEIGHT - TOP - BOTTOM);
