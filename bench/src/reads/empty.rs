@@ -7,7 +7,7 @@ use axum::{Router, body::Body, http::Response, routing::get};
 use bytes::Bytes;
 use hyper::server::conn::http1;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::BoxError;
 
@@ -21,10 +21,12 @@ pub(crate) async fn serve(body_bytes: usize) -> Result<(), BoxError> {
         answer.body(Body::from(body)).unwrap_or_default()
     };
     let routes = Router::new().route("/v1/ready", get(async || "OK")).route("/v1/config/{name}", get(handler));
+    let mut connections = JoinSet::new();
     loop {
+        while connections.try_join_next().is_some() {}
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
         let service = TowerToHyperService::new(routes.clone());
-        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     }
 }

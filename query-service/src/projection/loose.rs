@@ -110,7 +110,7 @@ mod tests {
 
     use super::{super::entry::tests::entry, *};
 
-    fn told(entries: Vec<Entry>) -> Vec<(String, u64)> {
+    fn told(entries: &[Entry]) -> Vec<(String, u64)> {
         entries.iter().map(|entry| (entry.name().to_owned(), entry.version)).collect()
     }
 
@@ -123,7 +123,7 @@ mod tests {
             loose.put(entry(&format!("a long beginning/{:06}", number * 7919 % many), "1", number, None));
         }
         assert_eq!(loose.0.len(), WORTH_A_THREAD * 5 / 2);
-        let names: Vec<_> = told(loose.into_sorted()).into_iter().map(|(name, _)| name).collect();
+        let names: Vec<_> = told(&loose.into_sorted()).into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, (0..many).map(|number| format!("a long beginning/{number:06}")).collect::<Vec<_>>());
     }
 
@@ -142,7 +142,7 @@ mod tests {
                     plain.insert(name, version);
                 }
             }
-            prop_assert_eq!(told(loose.into_sorted()), plain.into_iter().collect::<Vec<_>>());
+            prop_assert_eq!(told(&loose.into_sorted()), plain.into_iter().collect::<Vec<_>>());
         }
     }
 }
