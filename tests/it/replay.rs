@@ -3,7 +3,8 @@
 
 use embedded_postgres::StopMode;
 use end_to_end::{
-    Answer, Client, CommandService, Database, LogLines, Proxy, QueryService, cluster, process::Process, until,
+    Answer, Client, CommandService, Database, LogLines, Proxy, QueryService, cluster, process::Process,
+    services::Running, until,
 };
 use serde_json::{Value, json};
 use sqlx::PgConnection;
@@ -63,6 +64,28 @@ async fn projection(client: &Client) -> Value {
     client.get("/v1/projection").await.json()
 }
 
+/// A service in the middle of its replay, whose connections carry nothing more.
+struct Stalled {
+    log: LogLines,
+    proxy: Proxy,
+    query: Running,
+    /// Events that it had replayed by then.
+    at: u64,
+}
+
+impl Stalled {
+    async fn on(database: &Database) -> Self {
+        random_history(database, EVENTS).await;
+        let log = LogLines::collect();
+        let proxy = Proxy::to(database).await;
+        proxy.stall_after(3_000_000);
+        let query = QueryService::start_with(QueryService::config(&proxy.database.url)).await;
+        let at = until_stalled(&query.client).await;
+        assert!(at < EVENTS, "{at}");
+        Self { log, proxy, query, at }
+    }
+}
+
 /// Waits until a replay has come somewhere and then no further; where.
 async fn until_stalled(client: &Client) -> u64 {
     let mut last = 0;
@@ -116,13 +139,7 @@ async fn events_that_arrive_during_the_replay_are_in_it() {
 #[tokio::test]
 async fn a_replay_goes_on_where_it_was_when_the_database_is_lost_and_back() {
     let database = Database::new().await;
-    random_history(&database, EVENTS).await;
-    let log = LogLines::collect();
-    let proxy = Proxy::to(&database).await;
-    proxy.stall_after(3_000_000);
-    let query = QueryService::start_with(QueryService::config(&proxy.database.url)).await;
-    let stalled = until_stalled(&query.client).await;
-    assert!(stalled < EVENTS, "{stalled}");
+    let Stalled { log, proxy, query, at: stalled } = Stalled::on(&database).await;
     let copies = "select count(*) from pg_stat_activity where datname = current_database()
                      and application_name = 'tests query' and query like 'copy (select %'";
     let copies: i64 = sqlx::query_scalar(copies).fetch_one(&mut database.connect().await).await.unwrap();
@@ -155,12 +172,7 @@ async fn a_replay_goes_on_where_it_was_when_the_database_is_lost_and_back() {
 #[tokio::test]
 async fn a_log_that_is_rewritten_while_it_is_replayed_is_replayed_from_zero() {
     let database = Database::new().await;
-    random_history(&database, EVENTS).await;
-    let log = LogLines::collect();
-    let proxy = Proxy::to(&database).await;
-    proxy.stall_after(3_000_000);
-    let query = QueryService::start_with(QueryService::config(&proxy.database.url)).await;
-    assert!(until_stalled(&query.client).await < EVENTS);
+    let Stalled { log, proxy, query, .. } = Stalled::on(&database).await;
     proxy.down().await;
     database
         .execute(
@@ -197,12 +209,7 @@ async fn a_service_that_is_killed_while_it_replays_replays_again() {
 async fn a_replay_goes_on_when_postgres_was_restarted() {
     let cluster = cluster::own().await;
     let database = Database::in_cluster(&cluster).await;
-    random_history(&database, EVENTS).await;
-    let log = LogLines::collect();
-    let proxy = Proxy::to(&database).await;
-    proxy.stall_after(3_000_000);
-    let query = QueryService::start_with(QueryService::config(&proxy.database.url)).await;
-    assert!(until_stalled(&query.client).await < EVENTS);
+    let Stalled { log, proxy, query, .. } = Stalled::on(&database).await;
     proxy.up();
     cluster.stop(StopMode::Immediate).await.unwrap();
     proxy.down().await;

@@ -99,6 +99,16 @@ fn show(text: &str) {
     let _unread = std::io::stdout().write_all(text.as_bytes());
 }
 
+fn throughput(ratio: &Ratio) -> String {
+    let Spread { median, least, most } = ratio.throughput;
+    format!("{median:.2} ({least:.2} to {most:.2})")
+}
+
+/// Microseconds for each operation.
+fn server_cpu(side: &Side) -> String {
+    side.cpu_us.server.map_or("-".to_owned(), |micros| format!("{micros:.1}"))
+}
+
 fn replays(replays: &[Measured]) -> String {
     if replays.is_empty() {
         return String::new();
@@ -162,14 +172,8 @@ fn requests(requests: &[requests::Measured]) -> String {
     let rate = |side: &Option<Side>| {
         side.as_ref().map_or("-".to_owned(), |side| format!("{:.0}", side.operations_per_s.median))
     };
-    let spread = |ratio: &Option<Ratio>| {
-        ratio.as_ref().map_or("-".to_owned(), |Ratio { throughput: Spread { median, least, most }, .. }| {
-            format!("{median:.2} ({least:.2} to {most:.2})")
-        })
-    };
-    let cpu = |side: Option<&Side>| {
-        side.and_then(|side| side.cpu_us.server).map_or("-".to_owned(), |micros| format!("{micros:.1}"))
-    };
+    let spread = |ratio: &Option<Ratio>| ratio.as_ref().map_or("-".to_owned(), throughput);
+    let cpu = |side: Option<&Side>| side.map_or("-".to_owned(), server_cpu);
     for measured in requests {
         let _infallible = writeln!(
             text,
@@ -275,22 +279,17 @@ fn telemetry(telemetry: &[telemetry::Measured]) -> String {
         "\ntraces: 64 clients; ratios to those without an exporter\n\
          sampled   puts/s   ratio (least to most)   CPU µs each   gets/s   ratio (least to most)   CPU µs each   MB received\n",
     );
-    let cpu = |side: &Side| side.cpu_us.server.map_or("-".to_owned(), |micros| format!("{micros:.1}"));
-    let spread = |ratio: &Ratio| {
-        let Spread { median, least, most } = ratio.throughput;
-        format!("{median:.2} ({least:.2} to {most:.2})")
-    };
     for measured in telemetry {
         let _infallible = writeln!(
             text,
             "{:<8} {:>7.0}   {:<21} {:>13} {:>8.0}   {:<21} {:>13} {:>13.1}",
             measured.sampled,
             measured.put.operations_per_s.median,
-            spread(&measured.put_ratio),
-            cpu(&measured.put),
+            throughput(&measured.put_ratio),
+            server_cpu(&measured.put),
             measured.get.operations_per_s.median,
-            spread(&measured.get_ratio),
-            cpu(&measured.get),
+            throughput(&measured.get_ratio),
+            server_cpu(&measured.get),
             measured.received_bytes as f64 / 1e6,
         );
     }

@@ -2,9 +2,7 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    future::poll_fn,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::Poll,
 };
 
 use bytes::Bytes;
@@ -17,11 +15,12 @@ use tokio::sync::Notify;
 
 use super::{
     Reset,
-    feed::{Feed, Taken},
+    feed::Feed,
     filter::Filter,
     index::{Index, Place},
     message::Message,
     ring::Ring,
+    subscription::{Subscription, Waiting},
 };
 use crate::metrics::{LONG_POLLS, WATCHERS, WATCHERS_LIMIT, WatchMetrics};
 
@@ -58,15 +57,6 @@ pub(crate) enum Refused {
     NotReady,
     /// The process stops.
     Stopping,
-}
-
-/// What comes next for a watcher.
-#[derive(Debug)]
-pub(super) enum Next {
-    Frame(Bytes),
-    /// The ring does not go back to this place: the log does.
-    Older(PositionToken),
-    Over(Reset),
 }
 
 impl Hub {
@@ -165,6 +155,44 @@ impl Hub {
         Ok(Waiting { hub: Arc::clone(self), changed, place })
     }
 
+    /// Where the log was handed over to.
+    pub(super) fn head(&self) -> Option<PositionToken> {
+        self.lock().head
+    }
+
+    /// Where that is, when a watcher was sent everything up to there.
+    pub(super) fn bookmark(&self, feed: &Feed) -> Option<PositionToken> {
+        let inner = self.lock();
+        inner.head.filter(|_| feed.is_at_the_end())
+    }
+
+    /// Has a watcher that is behind read on from the ring.
+    ///
+    /// # Errors
+    /// The place up to which it has everything, when the ring does not go back so far.
+    pub(super) fn read_on(&self, feed: &Feed, filter: &Filter) -> Result<(), PositionToken> {
+        let inner = self.lock();
+        let Some(head) = inner.head else {
+            feed.end(Reset::Rewritten);
+            return Ok(());
+        };
+        feed.read_on(filter, head, &inner.ring)
+    }
+
+    /// Gives a watcher's place back.
+    pub(super) fn leave(&self, place: Place) {
+        self.lock().watchers.remove(place);
+    }
+
+    /// Gives the place of somebody back who waited for a change.
+    pub(super) fn wait_no_longer(&self, place: Place) {
+        self.lock().waiting.remove(place);
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.lock().stopping
+    }
+
     fn admit(&self, inner: &Inner) -> Result<(), Refused> {
         let admitted = inner.admit(self.limit);
         if admitted == Err(Refused::TooMany) {
@@ -229,156 +257,42 @@ impl Inner {
     }
 }
 
-/// A watcher's place in the hub, given back when it is dropped.
-#[derive(Debug)]
-pub(crate) struct Subscription {
-    hub: Arc<Hub>,
-    feed: Arc<Feed>,
-    filter: Arc<Filter>,
-    place: Place,
-}
-
-impl Subscription {
-    /// The watcher has everything up to here.
-    pub(crate) fn start_from(&self, reached: PositionToken) {
-        self.feed.start_from(reached);
-    }
-
-    pub(crate) fn filter(&self) -> &Arc<Filter> {
-        &self.filter
-    }
-
-    /// What comes next. Safe to drop while it waits.
-    pub(super) async fn next(&self) -> Next {
-        poll_fn(|context| {
-            self.feed.register(context.waker());
-            match self.feed.take() {
-                Taken::Frame((frame, recorded_at)) => {
-                    self.hub.metrics.delivered(recorded_at);
-                    Poll::Ready(Next::Frame(frame))
-                }
-                Taken::Over(reset) => Poll::Ready(Next::Over(reset)),
-                Taken::Nothing => Poll::Pending,
-                Taken::Behind { was_live } => match self.read_on() {
-                    Ok(()) => {
-                        // In pieces, so that others have their turn.
-                        context.waker().wake_by_ref();
-                        Poll::Pending
-                    }
-                    Err(_) if was_live => Poll::Ready(Next::Over(Reset::Slow)),
-                    Err(reached) => Poll::Ready(Next::Older(reached)),
-                },
-            }
-        })
-        .await
-    }
-
-    /// Why it is over, if it is; what is queued is left aside.
-    pub(super) fn over(&self) -> Option<Reset> {
-        self.feed.over()
-    }
-
-    /// Resolves when it is over. Safe to drop while it waits.
-    pub(super) async fn ended(&self) -> Reset {
-        poll_fn(|context| {
-            self.feed.register(context.waker());
-            self.feed.over().map_or(Poll::Pending, Poll::Ready)
-        })
-        .await
-    }
-
-    /// Where everything that the watcher takes was sent up to: the log's end, when nothing waits.
-    pub(super) fn bookmark(&self) -> Option<PositionToken> {
-        let inner = self.hub.lock();
-        inner.head.filter(|_| self.feed.is_at_the_end())
-    }
-
-    /// Where the hub is.
-    pub(super) fn head(&self) -> Option<PositionToken> {
-        self.hub.lock().head
-    }
-
-    pub(super) fn metrics(&self) -> &WatchMetrics {
-        &self.hub.metrics
-    }
-
-    fn read_on(&self) -> Result<(), PositionToken> {
-        let inner = self.hub.lock();
-        let Some(head) = inner.head else {
-            self.feed.end(Reset::Rewritten);
-            return Ok(());
-        };
-        self.feed.read_on(&self.filter, head, &inner.ring)
-    }
-}
-
-impl Drop for Subscription {
-    fn drop(&mut self) {
-        self.hub.lock().watchers.remove(self.place);
-    }
-}
-
-/// Somebody's place who waits for a change, given back when it is dropped.
-#[derive(Debug)]
-pub(crate) struct Waiting {
-    hub: Arc<Hub>,
-    changed: Arc<Notify>,
-    place: Place,
-}
-
-impl Waiting {
-    /// Resolves when something was changed since it was registered, or since this resolved last. Look again then: it may
-    /// have become the same again. Readers see the change by then.
-    ///
-    /// # Errors
-    /// When the process stops.
-    pub(crate) async fn changed(&mut self) -> Result<(), Refused> {
-        if !self.hub.lock().stopping {
-            self.changed.notified().await;
-        }
-        if self.hub.lock().stopping { Err(Refused::Stopping) } else { Ok(()) }
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.hub.lock().waiting.remove(self.place);
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use futures_util::FutureExt;
     use uuid::Uuid;
 
-    use super::{super::message::tests::message, *};
+    use super::{
+        super::{message::tests::message, subscription::Next},
+        *,
+    };
     use crate::metrics::tests::of_watches;
 
-    fn token(position: u64) -> PositionToken {
+    pub(crate) fn token(position: u64) -> PositionToken {
         PositionToken::new(Position(position), Uuid::from_u128(u128::from(position)))
     }
 
-    fn hub(ring_bytes: usize) -> Arc<Hub> {
+    pub(crate) fn hub(ring_bytes: usize) -> Arc<Hub> {
         let hub = Arc::new(Hub::new(3, ring_bytes, of_watches()));
         hub.begin(token(10));
         hub
     }
 
-    fn set(hub: &Hub, position: u64, names: &[&str]) {
+    pub(crate) fn set(hub: &Hub, position: u64, names: &[&str]) {
         let changes: Vec<_> = names.iter().map(|name| (*name, Some("1"))).collect();
         let message = message(position, &changes);
         let token = message.token();
         hub.publish(vec![message], token);
     }
 
-    fn watch(hub: &Arc<Hub>, prefix: &str) -> Subscription {
+    pub(crate) fn watch(hub: &Arc<Hub>, prefix: &str) -> Subscription {
         let watcher = hub.watch(Filter::new(vec![], Some(prefix))).unwrap().0;
         assert!(positions(&watcher).is_empty());
         watcher
     }
 
     /// What the watcher has been handed; the last is negative when it was ended.
-    fn positions(watcher: &Subscription) -> Vec<i64> {
+    pub(crate) fn positions(watcher: &Subscription) -> Vec<i64> {
         let mut told = vec![];
         let mut idle = 0;
         while idle < 3 {
@@ -444,72 +358,6 @@ mod tests {
     }
 
     #[test]
-    fn reads_on_from_the_ring_wherever_it_comes_back() {
-        let hub = hub(1_000_000);
-        for position in 11..=20 {
-            set(&hub, position, &[if position % 2 == 0 { "a" } else { "b" }]);
-        }
-        for (from, expected) in
-            [(10, vec![12, 14, 16, 18, 20]), (13, vec![14, 16, 18, 20]), (20, vec![]), (9, vec![-9])]
-        {
-            let (watcher, _) = hub.watch(Filter::new(vec![], Some("a"))).unwrap();
-            watcher.start_from(token(from));
-            assert_eq!(positions(&watcher), expected, "behind {from}");
-        }
-    }
-
-    #[test]
-    fn a_full_buffer_skips_nothing_as_long_as_the_ring_lasts() {
-        let hub = hub(1_000_000);
-        let (slow, other) = (watch(&hub, "a"), watch(&hub, "b"));
-        for position in 11..=1_010 {
-            set(&hub, position, &["a"]);
-        }
-        set(&hub, 1_011, &["b"]);
-        assert_eq!(positions(&other), [1_011]);
-        assert_eq!(positions(&slow), (11..=1_010).collect::<Vec<_>>());
-        set(&hub, 1_012, &["a"]);
-        assert_eq!(positions(&slow), [1_012], "it is live again");
-    }
-
-    #[test]
-    fn a_watcher_that_is_slower_than_the_ring_is_told_and_not_skipped() {
-        let hub = hub(20_000);
-        let slow = watch(&hub, "a");
-        for position in 11..=1_010 {
-            set(&hub, position, &["a"]);
-        }
-        let told = positions(&slow);
-        assert_eq!(told.last(), Some(&-1));
-        let told = &told[..told.len() - 1];
-        assert!(told.len() >= 256 && told.iter().copied().eq((11..).take(told.len())), "no gap before it: {told:?}");
-    }
-
-    /// So that the log can tell whether it is still the one that the watcher was told of.
-    #[test]
-    fn a_watcher_that_needs_the_log_knows_the_event_that_it_stands_at() {
-        let hub = hub(200_000);
-        for position in 11..=310 {
-            set(&hub, position, &["a"]);
-        }
-        let (watcher, _) = hub.watch(Filter::new(vec![], Some("a"))).unwrap();
-        watcher.start_from(token(10));
-        assert!(watcher.next().now_or_never().is_none(), "it reads on in pieces");
-        for position in 311..=2_310 {
-            set(&hub, position, &["b"]);
-        }
-        let mut told = 0;
-        let reached = loop {
-            match watcher.next().now_or_never() {
-                Some(Next::Frame(_)) => told += 1,
-                Some(Next::Older(reached)) => break reached,
-                other => panic!("{other:?} after {told}"),
-            }
-        };
-        assert_eq!((told, reached), (256, message(266, &[("a", None)]).token()));
-    }
-
-    #[test]
     fn when_a_command_makes_too_many_different_frames_the_rest_is_found_in_the_ring() {
         let hub = Arc::new(Hub::new(100, 1_000_000_000, of_watches()));
         hub.begin(token(10));
@@ -571,17 +419,5 @@ mod tests {
         assert_eq!(hub.wait_for(Filter::new(vec![], None)).unwrap_err(), Refused::TooMany);
         drop(first);
         watch(&hub, "b");
-    }
-
-    #[test]
-    fn who_waits_hears_of_a_change_that_came_before_it_asked() {
-        let hub = hub(1_000_000);
-        let mut waiting = hub.wait_for(Filter::new(vec![], Some("a"))).unwrap();
-        assert_eq!(waiting.changed().now_or_never(), None);
-        set(&hub, 11, &["b"]);
-        assert_eq!(waiting.changed().now_or_never(), None);
-        set(&hub, 12, &["b", "a"]);
-        assert_eq!(waiting.changed().now_or_never(), Some(Ok(())));
-        assert_eq!(waiting.changed().now_or_never(), None, "once for each look");
     }
 }

@@ -15,6 +15,7 @@ mod ring;
 mod feed;
 
 mod hub;
+mod subscription;
 
 mod log;
 

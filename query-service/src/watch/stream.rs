@@ -13,8 +13,9 @@ use tokio::{
 
 use super::{
     Filter, Reset, frame,
-    hub::{Hub, Next, Subscription},
+    hub::Hub,
     log::{Fitting, LogError, LogReader},
+    subscription::{Next, Subscription},
 };
 use crate::projection::Snapshot;
 
