@@ -22,11 +22,13 @@ use shared::{
     ids::Ids,
     name::ConfigName,
     position::PositionToken,
-    telemetry::spans::{self, TraceSpan},
+    telemetry::{
+        request::carried,
+        spans::{self, TraceSpan},
+    },
 };
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
-use tracing::Instrument;
 
 pub use self::request::{CommandError, Done, Operation, Request, Work};
 use self::{counting::Counting, turns::Turns};
@@ -95,7 +97,7 @@ impl CommandBus {
             ended(&result).await;
             result
         });
-        self.tracked.spawn(task.in_current_span()).await?
+        self.tracked.spawn(carried(task)).await?
     }
 
     async fn run(&self, request: Request, until: Instant) -> Result<Done, CommandError> {

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use axum::{
     Json,
-    extract::{self, Extension, State},
+    extract::{self, State},
     http::{HeaderMap, request::Parts},
     response::{IntoResponse, Response},
 };
@@ -128,7 +128,7 @@ struct BatchAnswer<'a> {
 /// Carries out all operations, or none.
 pub(super) async fn batch(
     State(state): State<Arc<WriteState>>,
-    Extension(request_id): Extension<RequestId>,
+    request_id: RequestId,
     request: extract::Request,
 ) -> Result<Response, Problem> {
     let (Parts { uri, headers, .. }, body) = request.into_parts();

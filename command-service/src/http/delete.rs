@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{self, Extension, State},
+    extract::{self, State},
     http::request::Parts,
     response::Response,
 };
@@ -19,7 +19,7 @@ use crate::{
 pub(super) async fn delete(
     State(state): State<Arc<WriteState>>,
     NameInPath(name): NameInPath,
-    Extension(request_id): Extension<RequestId>,
+    request_id: RequestId,
     request: extract::Request,
 ) -> Result<Response, Problem> {
     let (Parts { uri, headers, .. }, _) = request.into_parts();

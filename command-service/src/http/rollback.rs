@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{self, Extension, State},
+    extract::{self, State},
     http::request::Parts,
     response::Response,
 };
@@ -62,7 +62,7 @@ impl RollbackBody {
 pub(super) async fn rollback(
     State(state): State<Arc<WriteState>>,
     NameInPath(name): NameInPath,
-    Extension(request_id): Extension<RequestId>,
+    request_id: RequestId,
     request: extract::Request,
 ) -> Result<Response, Problem> {
     let (Parts { uri, headers, .. }, body) = request.into_parts();

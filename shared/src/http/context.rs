@@ -11,19 +11,19 @@ use std::{
 
 use axum::{
     body::Body,
-    extract::{MatchedPath, Request},
-    http::{HeaderMap, HeaderName, HeaderValue, Response},
+    extract::{FromRequestParts, MatchedPath, Request},
+    http::{HeaderMap, HeaderName, HeaderValue, Response, request::Parts},
     response::IntoResponse,
 };
 use futures_util::FutureExt;
 use tower::{Layer, Service};
-use tracing::Instrument;
+use uuid::fmt::Hyphenated;
 
 use super::{negotiation, prefer::Wait, problem::Problem};
 use crate::{
     ids::Ids,
     metrics::{HttpMetrics, RouteMetrics},
-    telemetry::spans::RequestTrace,
+    telemetry::request::RequestScope,
 };
 
 /// Longest that an answer may take to begin; a stream's body may go on.
@@ -48,8 +48,21 @@ impl RequestId {
         let sane = |value: &&HeaderValue| {
             (1..=MAX_REQUEST_ID_BYTES).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
         };
-        let made_up = || HeaderValue::from_str(&ids.next().to_string()).expect("a UUID is visible ASCII");
+        let made_up = || {
+            let mut text = [0; Hyphenated::LENGTH];
+            let text = ids.next().hyphenated().encode_lower(&mut text);
+            HeaderValue::from_str(text).expect("a UUID is visible ASCII")
+        };
         Self(headers.get(REQUEST_ID).filter(sane).cloned().unwrap_or_else(made_up))
+    }
+}
+
+/// Of the request whose handler asks for it.
+impl<S: Sync> FromRequestParts<S> for RequestId {
+    type Rejection = Problem;
+
+    async fn from_request_parts(_: &mut Parts, _: &S) -> Result<Self, Problem> {
+        RequestScope::current().map(|scope| Self(scope.id().clone())).ok_or_else(Problem::internal)
     }
 }
 
@@ -95,20 +108,19 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: Request) -> Self::Future {
-        let id = RequestId::of(request.headers(), self.ids);
+    fn call(&mut self, request: Request) -> Self::Future {
+        let RequestId(id) = RequestId::of(request.headers(), self.ids);
         let as_json = negotiation::prefers_json(request.headers());
         let method = request.method().clone();
         let path = request.extensions().get::<MatchedPath>().cloned();
-        let trace = RequestTrace::begin(&request, id.as_str(), path.as_ref());
-        let span = trace.span();
-        request.extensions_mut().insert(id.clone());
+        let scope = RequestScope::begin(&request, id, path.as_ref());
         let active = self.metrics.begin(&method);
         // Who reads and prefers to wait has that time too.
         let preferred = if method.is_safe() { Wait::of(request.headers()).ok().flatten() } else { None };
         let limit = REQUEST_LIMIT + preferred.map_or(Duration::ZERO, Wait::duration);
         // Only makes the future: what could panic, or tell something, is in it.
         let answering = self.inner.call(request);
+        let of_request = scope.clone();
         let in_context = async move {
             let mut response = bounded(answering, limit).await;
             let route = path.as_ref().map_or("-", MatchedPath::as_str);
@@ -121,16 +133,17 @@ where
                 }
                 code = Some(problem.code());
                 let allow = response.headers().get("allow").cloned();
-                response = problem.render(as_json, id.as_str(), trace.trace_id().as_deref());
+                let id = of_request.id().to_str().unwrap_or_default();
+                response = problem.render(as_json, id, of_request.trace_id().as_deref());
                 response.headers_mut().extend(allow.map(|allow| (axum::http::header::ALLOW, allow)));
             }
-            response.headers_mut().insert(REQUEST_ID, id.0);
+            response.headers_mut().insert(REQUEST_ID, of_request.id().clone());
             let micros = active.answered(route, response.status());
-            trace.answered(&mut response, code);
+            of_request.answered(&mut response, code);
             tracing::debug!(status = response.status().as_u16(), micros, "{method} {route}");
             Ok(response)
         };
-        Box::pin(in_context.instrument(span))
+        Box::pin(scope.run(in_context))
     }
 }
 

@@ -10,10 +10,8 @@ use tracing::{Metadata, Subscriber, callsite, level_filters::LevelFilter, subscr
 use tracing_subscriber::{
     Layer,
     filter::Targets,
-    layer::{self, Context},
+    layer::Context,
 };
-
-use super::spans::TRACED;
 
 /// What is logged when nothing else is said. sqlx tells of every notice and retry, which tells nobody anything.
 pub const DEFAULT_FILTER: &str = "info,sqlx=warn";
@@ -73,43 +71,23 @@ impl Filter {
 }
 
 /// The layer that lets through what the filter says, now and after it was changed. It is asked once for each place in our
-/// code that tells something: the library's own filters are also told of each span that is entered and left, many times in
-/// each request, and take a lock for it. Spans that are traced are not the log's affair: where there are traces, they are wanted.
+/// code that tells something. Spans of `tracing`, which some libraries have, are none of ours: lines are told in requests.
 #[derive(Clone, Debug)]
-pub(super) struct Wanted {
-    lines: Arc<RwLock<Targets>>,
-    traces: bool,
-}
+pub(super) struct Wanted(Arc<RwLock<Targets>>);
 
 impl Wanted {
-    pub(super) fn new(filter: &Filter, traces: bool) -> Self {
-        Self { lines: Arc::new(RwLock::new(filter.build())), traces }
+    pub(super) fn new(filter: &Filter) -> Self {
+        Self(Arc::new(RwLock::new(filter.build())))
     }
 
     fn change(&self, filter: &Filter) {
-        *self.lines.write().unwrap_or_else(PoisonError::into_inner) = filter.build();
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = filter.build();
         callsite::rebuild_interest_cache();
     }
 
     fn wants(&self, place: &Metadata<'_>) -> bool {
-        if place.target() == TRACED {
-            return self.traces;
-        }
-        self.lines.read().unwrap_or_else(PoisonError::into_inner).would_enable(place.target(), place.level())
-    }
-}
-
-/// Lets the traced spans through and nothing else: no line of the log, which may hold a value.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Traced;
-
-impl<S> layer::Filter<S> for Traced {
-    fn enabled(&self, place: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-        place.is_span() && place.target() == TRACED
-    }
-
-    fn callsite_enabled(&self, place: &'static Metadata<'static>) -> Interest {
-        if place.is_span() && place.target() == TRACED { Interest::always() } else { Interest::never() }
+        let filter = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        place.is_event() && filter.would_enable(place.target(), place.level())
     }
 }
 

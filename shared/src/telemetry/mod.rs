@@ -4,15 +4,19 @@
 mod filter;
 mod lines;
 
+mod json;
+mod text;
+
 mod export;
 mod propagation;
 mod trace_settings;
 mod traces;
 
+pub mod request;
 pub mod spans;
 
 use std::{
-    fmt::{self, Write as _},
+    fmt::{self, Write},
     io::{self, Write as _},
     process::ExitCode,
     sync::OnceLock,
@@ -23,24 +27,12 @@ pub use export::TraceCounts;
 pub use filter::{DEFAULT_FILTER, Filter, Fixed, InvalidFilter, filter, set_filter};
 use lines::Lines;
 pub use propagation::{MAX_TRACESTATE_BYTES, carry, of_headers as trace_of_headers};
-use serde_json::{Map, Value};
 use traces::Traces;
 pub use traces::{DEFAULT_READS_RATIO, NoTraces, TraceArgs, trace_counts};
-use tracing::{
-    Event, Level, Subscriber,
-    field::{Field, Visit},
-    span,
-};
+use tracing::Subscriber;
 use tracing_subscriber::{
     Layer,
-    field::RecordFields,
-    fmt::{
-        FmtContext, FormatEvent, FormatFields, FormattedFields,
-        format::Writer,
-        time::{FormatTime, SystemTime},
-    },
     layer::SubscriberExt,
-    registry::LookupSpan,
     util::{SubscriberInitExt, TryInitError},
 };
 
@@ -107,24 +99,14 @@ pub fn init(form: LogFormat, wanted: &Filter, trace: TraceArgs) -> Result<Log, B
     // that panics: in whichever task had something to tell, such as the one that stops the process on SIGHUP.
     let lines = tracing_subscriber::fmt::layer().with_writer(out.clone()).log_internal_errors(false);
     let lines = match form {
-        LogFormat::Text => lines.event_format(TextLine).fmt_fields(TextFields).boxed(),
-        LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).fmt_fields(JsonFields).boxed(),
+        LogFormat::Text => lines.event_format(text::TextLine).fmt_fields(text::TextFields).boxed(),
+        LogFormat::Json => lines.event_format(json::JsonLine).boxed(),
     };
-    let layer = filter::Wanted::new(wanted, traces.is_some());
-    let log = tracing_subscriber::registry().with(layer.clone()).with(lines);
-    match traces {
-        None => log.try_init(),
-        Some(traces) => {
-            // What a library can add by itself is not ours to tell a collector; log lines may hold values.
-            let spans = tracing_opentelemetry::layer().with_tracer(traces.tracer.clone()).with_location(false);
-            let spans = spans.with_threads(false).with_level(false).with_target(false).with_tracked_inactivity(false);
-            let spans = spans.with_context_activation(false).with_filter(filter::Traced);
-            let set_up = log.with(spans).try_init();
-            traces.begin();
-            set_up
-        }
+    let layer = filter::Wanted::new(wanted);
+    tracing_subscriber::registry().with(layer.clone()).with(lines).try_init().map_err(NoLog::SetUpTwice)?;
+    if let Some(traces) = traces {
+        traces.begin();
     }
-    .map_err(NoLog::SetUpTwice)?;
     filter::can_change(layer, wanted);
     let _only_once = LINES.set(out);
     Ok(Log(()))
@@ -135,137 +117,14 @@ pub fn text_log<W>(writer: W) -> impl Subscriber + Send + Sync
 where
     W: for<'writer> tracing_subscriber::fmt::MakeWriter<'writer> + Send + Sync + 'static,
 {
-    tracing_subscriber::fmt().event_format(TextLine).fmt_fields(TextFields).with_writer(writer).finish()
-}
-
-/// One event on one line: time, level, message, its fields, the fields of its spans.
-struct TextLine;
-
-impl<S, N> FormatEvent<S, N> for TextLine
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(&self, context: &FmtContext<'_, S, N>, mut line: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        SystemTime.format_time(&mut line)?;
-        write!(line, " [{}] ", level(*event.metadata().level()))?;
-        context.field_format().format_fields(line.by_ref(), event)?;
-        for span in context.event_scope().into_iter().flatten() {
-            if let Some(fields) = span.extensions().get::<FormattedFields<N>>()
-                && !fields.is_empty()
-            {
-                write!(line, " {fields}")?;
-            }
-        }
-        writeln!(line)
-    }
-}
-
-/// The old system's names of levels.
-fn level(level: Level) -> &'static str {
-    match level {
-        Level::ERROR => "error",
-        Level::WARN => "warning",
-        Level::INFO => "info",
-        Level::DEBUG => "debug",
-        Level::TRACE => "trace",
-    }
-}
-
-/// The message as it is, then ` name=value` for each field, separated by one blank.
-struct TextFields;
-
-impl<'writer> FormatFields<'writer> for TextFields {
-    fn format_fields<R: RecordFields>(&self, line: Writer<'writer>, fields: R) -> fmt::Result {
-        let mut visitor = TextVisitor { line, first: true, result: Ok(()) };
-        fields.record(&mut visitor);
-        visitor.result
-    }
-}
-
-struct TextVisitor<'writer> {
-    line: Writer<'writer>,
-    first: bool,
-    result: fmt::Result,
-}
-
-impl TextVisitor<'_> {
-    fn write(&mut self, name: &str, value: fmt::Arguments<'_>) {
-        if is_for_traces(name) {
-            return;
-        }
-        let mut line = OneLine(self.line.by_ref());
-        let separator = if std::mem::take(&mut self.first) { "" } else { " " };
-        let written = match name {
-            "message" => write!(line, "{separator}{value}"),
-            _ => write!(line, "{separator}{name}={value}"),
-        };
-        self.result = self.result.and(written);
-    }
-}
-
-/// Fields of a span that speak to the traces and not to the log.
-fn is_for_traces(field: &str) -> bool {
-    field.starts_with("otel.")
-}
-
-/// A span's fields as a JSON object.
-struct JsonFields;
-
-impl<'writer> FormatFields<'writer> for JsonFields {
-    fn format_fields<R: RecordFields>(&self, line: Writer<'writer>, fields: R) -> fmt::Result {
-        write_object(line, Map::new(), fields)
-    }
-
-    fn add_fields(&self, current: &'writer mut FormattedFields<Self>, fields: &span::Record<'_>) -> fmt::Result {
-        let known = serde_json::from_str(&std::mem::take(&mut current.fields)).unwrap_or_default();
-        write_object(current.as_writer(), known, fields)
-    }
-}
-
-fn write_object<R: RecordFields>(mut line: Writer<'_>, known: Map<String, Value>, fields: R) -> fmt::Result {
-    let mut visitor = JsonVisitor(known);
-    fields.record(&mut visitor);
-    write!(line, "{}", Value::Object(visitor.0))
-}
-
-struct JsonVisitor(Map<String, Value>);
-
-impl JsonVisitor {
-    fn keep(&mut self, field: &Field, value: impl Into<Value>) {
-        if !is_for_traces(field.name()) {
-            self.0.insert(field.name().to_owned(), value.into());
-        }
-    }
-}
-
-impl Visit for JsonVisitor {
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.keep(field, value);
-    }
-
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.keep(field, value);
-    }
-
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.keep(field, value);
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.keep(field, value);
-    }
-
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.keep(field, format!("{value:?}"));
-    }
+    tracing_subscriber::fmt().event_format(text::TextLine).fmt_fields(text::TextFields).with_writer(writer).finish()
 }
 
 /// Writes text so that it stays on its line: an error's text, or a field that a client sent, may hold a newline, which would
 /// forge one.
 pub(crate) struct OneLine<W>(pub(crate) W);
 
-impl<W: fmt::Write> fmt::Write for OneLine<W> {
+impl<W: Write> Write for OneLine<W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         // In most text there is nothing to look for: control characters are below blank, DEL, or begin with 0xC2.
         if text.bytes().all(|byte| byte >= b' ' && byte != 0x7F && byte != 0xC2) {
@@ -278,20 +137,6 @@ impl<W: fmt::Write> fmt::Write for OneLine<W> {
             rest = &rest[place + control.len_utf8()..];
         }
         self.0.write_str(rest)
-    }
-}
-
-impl Visit for TextVisitor<'_> {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.write(field.name(), format_args!("{value}"));
-    }
-
-    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        self.write(field.name(), format_args!("{}", Chain(value)));
-    }
-
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.write(field.name(), format_args!("{value:?}"));
     }
 }
 
@@ -334,9 +179,10 @@ mod tests {
         sync::{Arc, Mutex},
     };
 
+    use axum::{body::Body, extract::Request, http::HeaderValue};
     use tracing_subscriber::fmt::MakeWriter;
 
-    use super::*;
+    use super::{request::RequestScope, *};
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -357,14 +203,13 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_text_line_is_the_old_systems_with_fields_behind_it() {
+    #[tokio::test]
+    async fn a_text_line_is_the_old_systems_with_fields_behind_it() {
         let lines = Lines::default();
-        tracing::subscriber::with_default(text_log(lines.clone()), || {
-            let request = tracing::info_span!("request", request_id = "r1");
-            request.in_scope(|| tracing::info!(bytes = 3, "PUT /config/a - Setting value: {}", "\"b\""));
-            tracing::warn!("two\nlines");
-        });
+        let _here = tracing::subscriber::set_default(text_log(lines.clone()));
+        let request = RequestScope::begin(&Request::new(Body::empty()), HeaderValue::from_static("r1"), None);
+        request.run(async { tracing::info!(bytes = 3, "PUT /config/a - Setting value: {}", "\"b\"") }).await;
+        tracing::warn!("two\nlines");
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
         let without_time: Vec<_> = text.lines().map(|line| line.split_once(' ').unwrap().1).collect();
         assert_eq!(

@@ -1,179 +1,28 @@
-//! All spans that there are, with their names and attributes: docs/TRACING.md has the picture. Names follow the semantic
+//! All spans but the request's own, with their names and attributes: docs/TRACING.md has the picture. Names follow the semantic
 //! conventions of OpenTelemetry 1.44; what those do not know begins with `config.`. A configuration's name may stand in a span,
 //! its value never.
 //!
-//! The span of a request is one of `tracing`: it is also what its log lines are told in, and every task finds it as the current
-//! one. The others belong to one place each, are never entered, and so cost nothing more than themselves.
+//! Each belongs to one place. Those of a request's work are children of its span, which [`super::request`] has.
 
 use std::{borrow::Cow, time::SystemTime};
 
-use axum::{
-    extract::{MatchedPath, Request},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header},
-};
 use opentelemetry::{
     Context, KeyValue, StringValue, Value, time,
     trace::{Link, Span as _, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt as _},
 };
 use opentelemetry_sdk::trace::Span as SdkSpan;
-use tracing::field::Empty;
-use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use super::{
     propagation,
+    request::RequestScope,
     traces::{Traces, traces},
 };
-
-/// Target of the spans of `tracing` that are traced, whatever the log's filter says.
-pub(super) const TRACED: &str = "traced";
 
 /// Most links that a span has; the library leaves out what is more.
 pub const MAX_LINKS: usize = 128;
 
-/// Longest of a client's own words in a span, in bytes.
-const MAX_CLIENT_TEXT_BYTES: usize = 256;
-
-/// Header of answers: the trace that the request belongs to, as the W3C's draft has it.
-const TRACERESPONSE: HeaderName = HeaderName::from_static("traceresponse");
-
 /// The log of events, as a destination of messages.
 const DESTINATION: &str = "config.events";
-
-/// Begins to trace a request.
-#[derive(Debug)]
-pub(crate) struct RequestTrace {
-    span: tracing::Span,
-    /// Of the request's span, or of the client's where there is none of its own.
-    context: Option<SpanContext>,
-    /// The span itself, where it is recorded.
-    recorded: Option<Context>,
-}
-
-impl RequestTrace {
-    /// Of a request with this id and route.
-    pub(crate) fn begin(request: &Request, id: &str, route: Option<&MatchedPath>) -> Self {
-        let parent = propagation::of_headers(request.headers());
-        let wanted = traces().filter(|traces| {
-            let sampled = parent.as_ref().is_some_and(SpanContext::is_sampled);
-            sampled || (!is_probe(route) && (!is_read(request.method()) || traces.wants_read()))
-        });
-        match wanted {
-            Some(_) => Self::traced(request, id, route, parent),
-            None => Self::untraced(id, parent),
-        }
-    }
-
-    fn untraced(id: &str, context: Option<SpanContext>) -> Self {
-        // At the level of errors, so that no line is without it.
-        let span = match &context {
-            None => tracing::error_span!("request", request_id = id),
-            Some(context) => tracing::error_span!("request", request_id = id, trace_id = %context.trace_id()),
-        };
-        Self { span, context, recorded: None }
-    }
-
-    fn traced(request: &Request, id: &str, route: Option<&MatchedPath>, parent: Option<SpanContext>) -> Self {
-        let method = known(request.method());
-        let name = match route {
-            Some(route) => format!("{} {}", method.unwrap_or("HTTP"), route.as_str()),
-            None => method.unwrap_or("HTTP").to_owned(),
-        };
-        let span = tracing::error_span!(
-            target: TRACED, parent: None, "request",
-            otel.name = name, otel.kind = "server", request_id = id, trace_id = Empty
-        );
-        if let Some(parent) = parent {
-            // Never fails: the span was not entered yet.
-            let _started = span.set_parent(Context::new().with_remote_span_context(parent));
-        }
-        // Starts it: from here on its ids are known.
-        let started = span.context();
-        let context = started.span().span_context().clone();
-        span.record("trace_id", tracing::field::display(context.trace_id()));
-        let recorded = Some(started).filter(|_| context.is_sampled());
-        if let Some(started) = &recorded {
-            // All at once: each by itself would look the span up again.
-            started.span().set_attributes(described(request, method, route));
-        }
-        Self { span, context: Some(context), recorded }
-    }
-
-    /// What the request's lines are told in.
-    pub(crate) fn span(&self) -> tracing::Span {
-        self.span.clone()
-    }
-
-    /// As clients are told it.
-    pub(crate) fn trace_id(&self) -> Option<String> {
-        self.context.as_ref().map(|context| context.trace_id().to_string())
-    }
-
-    /// What the request was answered; the answer says to which trace it belongs.
-    pub(crate) fn answered<B>(&self, response: &mut Response<B>, problem: Option<&'static str>) {
-        let Some(context) = &self.context else { return };
-        if let Ok(value) = HeaderValue::from_str(&propagation::text(context)) {
-            response.headers_mut().insert(TRACERESPONSE, value);
-        }
-        let Some(recorded) = &self.recorded else { return };
-        let (span, status) = (recorded.span(), response.status());
-        span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status.as_u16())));
-        if let Some(problem) = problem {
-            span.set_attribute(KeyValue::new("config.problem", problem));
-        }
-        if status.is_server_error() {
-            span.set_attribute(KeyValue::new("error.type", status.as_str().to_owned()));
-            span.set_status(Status::error(""));
-        }
-    }
-}
-
-/// Asked every few seconds, by whoever watches over the process: no trace by itself.
-fn is_probe(route: Option<&MatchedPath>) -> bool {
-    const PROBES: [&str; 5] = ["/v1/health", "/v1/ready", "/v1/live", "/health", "/metrics"];
-    route.is_some_and(|route| PROBES.contains(&route.as_str()))
-}
-
-fn is_read(method: &Method) -> bool {
-    *method == Method::GET || *method == Method::HEAD
-}
-
-/// Methods are few; what a client makes up is not.
-fn known(method: &Method) -> Option<&'static str> {
-    const KNOWN: [&str; 9] = ["GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE"];
-    KNOWN.into_iter().find(|known| *known == method.as_str())
-}
-
-/// The query is left out, and the path of what is no route: a client may by mistake have put a value there.
-fn described(request: &Request, method: Option<&'static str>, route: Option<&MatchedPath>) -> Vec<KeyValue> {
-    let headers = request.headers();
-    let mut attributes = Vec::with_capacity(10);
-    attributes.push(KeyValue::new("http.request.method", method.unwrap_or("_OTHER")));
-    attributes.push(KeyValue::new("url.scheme", "http"));
-    if let Some(route) = route {
-        attributes.push(KeyValue::new("http.route", route.as_str().to_owned()));
-        attributes.push(KeyValue::new("url.path", request.uri().path().to_owned()));
-    }
-    if let Some((address, port)) = client_text(headers, &header::HOST).map(split_port) {
-        attributes.push(KeyValue::new("server.address", address.to_owned()));
-        attributes.extend(port.map(|port| KeyValue::new("server.port", i64::from(port))));
-    }
-    if let Some(agent) = client_text(headers, &header::USER_AGENT) {
-        attributes.push(KeyValue::new("user_agent.original", agent.to_owned()));
-    }
-    attributes
-}
-
-fn client_text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    let text = headers.get(name)?.to_str().ok()?;
-    Some(&text[..text.floor_char_boundary(MAX_CLIENT_TEXT_BYTES)])
-}
-
-fn split_port(host: &str) -> (&str, Option<u16>) {
-    match host.rsplit_once(':').map(|(address, port)| (address, port.parse())) {
-        Some((address, Ok(port))) => (address, Some(port)),
-        _ => (host, None),
-    }
-}
 
 /// A span under way; ends when it is dropped. Nothing where there are no traces or this is not sampled.
 #[derive(Debug, Default)]
@@ -188,22 +37,20 @@ impl TraceSpan {
     /// A child of the request that the caller works for.
     fn of_request(builder: impl FnOnce() -> SpanBuilder) -> Self {
         let Some(traces) = traces() else { return Self::default() };
-        let parent = tracing::Span::current().context();
-        let context = parent.span().span_context().clone();
-        Self::child(traces, &parent, context, builder)
+        RequestScope::trace_of_current().map_or_else(Self::default, |parent| Self::child(traces, parent, builder))
     }
 
     /// A child of a span of this process or of another.
     fn under(parent: &SpanContext, builder: impl FnOnce() -> SpanBuilder) -> Self {
         let Some(traces) = traces() else { return Self::default() };
-        Self::child(traces, &Context::new().with_remote_span_context(parent.clone()), parent.clone(), builder)
+        Self::child(traces, parent.clone(), builder)
     }
 
-    fn child(traces: &Traces, parent: &Context, context: SpanContext, builder: impl FnOnce() -> SpanBuilder) -> Self {
-        if !context.is_sampled() {
-            return Self { context: context.is_valid().then_some(context), ..Self::default() };
+    fn child(traces: &Traces, parent: SpanContext, builder: impl FnOnce() -> SpanBuilder) -> Self {
+        if !parent.is_sampled() {
+            return Self { context: Some(parent), ..Self::default() };
         }
-        Self::started(traces, parent, builder())
+        Self::started(traces, &Context::new().with_remote_span_context(parent), builder())
     }
 
     /// The first of a trace of its own.
@@ -269,10 +116,9 @@ impl TraceSpan {
 
 /// The command that the caller works for is decided anew, because another one came first.
 pub fn decided_anew(attempt: u32, why: &'static str) {
-    if traces().is_some() {
-        let attributes = vec![KeyValue::new("config.attempt", i64::from(attempt)), KeyValue::new("config.cause", why)];
-        tracing::Span::current().add_event("decided anew", attributes);
-    }
+    RequestScope::event_of_current("decided anew", || {
+        vec![KeyValue::new("config.attempt", i64::from(attempt)), KeyValue::new("config.cause", why)]
+    });
 }
 
 /// A configuration's name in a span.
