@@ -28,5 +28,12 @@ pub mod tasks;
 pub mod telemetry;
 pub mod value;
 
+/// What a panic said.
+#[must_use]
+pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no message)")
+}
+
 /// A cause whose type matters to nobody but the log.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -27,7 +27,7 @@ async fn each_line_of_a_json_log_is_an_object_and_a_failures_has_its_causes() {
     let [failure] = with_causes[..] else { panic!("told once: {with_causes:#?}") };
     assert_eq!(failure["level"], "ERROR");
     assert_eq!(failure["message"], "PUT /config/poison - Failed to store value: internal_error");
-    let request_id = failure["span"]["request_id"].as_str().unwrap();
+    let request_id = failure["request_id"].as_str().unwrap();
     assert!(failed.body.contains(request_id), "it is found by what the client was told: {failed:?}");
     let chain = failure["error"].as_str().unwrap();
     let causes = ["the events could not be appended", ": the event store refused the events", "constraint \"poison\""];

@@ -1,5 +1,5 @@
-//! Executing commands: each in a tracked task, in turn with others on the same names, tried again when somebody else's
-//! command came between.
+//! Executing commands: each to its end, in turn with others on the same names, tried again when somebody else's command came
+//! between.
 //!
 //! ```text
 //! request ─► turns ─► attempt (framework, or batch: load, decide, append) ─► done, or answered before
@@ -13,14 +13,18 @@ mod batch;
 
 mod counting;
 
-use std::{sync::Arc, time::Duration};
+mod to_its_end;
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use cqrs_es::{AggregateError, CqrsFramework};
+use futures_util::FutureExt;
 use shared::{
     backoff::Backoff,
     event::Metadata,
     ids::Ids,
     name::ConfigName,
+    panic_message,
     position::PositionToken,
     telemetry::{
         request::carried,
@@ -31,7 +35,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
 pub use self::request::{CommandError, Done, Operation, Request, Work};
-use self::{counting::Counting, turns::Turns};
+use self::{counting::Counting, to_its_end::ToItsEnd, turns::Turns};
 use crate::{
     domain::{ConfigValue, Refusal},
     metrics::WriteMetrics,
@@ -64,7 +68,7 @@ impl std::fmt::Debug for CommandBus {
 }
 
 impl CommandBus {
-    /// A bus over the store, that tells the worker. Commands run in tasks of this tracker.
+    /// A bus over the store, that tells the worker. The tracker knows of the commands under way.
     #[must_use]
     pub(crate) fn new(
         store: ConfigEventStore,
@@ -89,15 +93,15 @@ impl CommandBus {
     ) -> Result<Done, CommandError> {
         let bus = Arc::clone(self);
         let until = Instant::now() + COMMAND_LIMIT;
-        // Boxed where it is made: on its way into the runtime it would be moved several times.
-        let task = Box::pin(async move {
+        let work = carried(async move {
             let counting = Counting::begin(&bus.metrics, &request.work);
             let result = bus.run(request, until).await;
             counting.end(&result);
             ended(&result).await;
             result
         });
-        self.tracked.spawn(carried(task)).await?
+        let work = AssertUnwindSafe(ToItsEnd::new(work, &self.tracked)).catch_unwind();
+        work.await.unwrap_or_else(|panic| Err(CommandError::Panicked(panic_message(panic.as_ref()).to_owned())))
     }
 
     async fn run(&self, request: Request, until: Instant) -> Result<Done, CommandError> {

@@ -111,8 +111,8 @@ pub enum CommandError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A bug.
-    #[error("the command's task failed")]
-    Task(#[from] tokio::task::JoinError),
+    #[error("the command panicked: {0}")]
+    Panicked(String),
     /// What the framework reported and nobody expected.
     #[error("the framework failed")]
     Framework(#[source] shared::BoxError),

@@ -1,7 +1,6 @@
 //! The worker, and who watches over it.
 
 use std::{
-    any::Any,
     panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, PoisonError,
@@ -12,7 +11,7 @@ use std::{
 
 use futures_util::FutureExt;
 use serde::Serialize;
-use shared::{backoff::Backoff, clock::Clock, moment::Moment, redaction::Redaction};
+use shared::{backoff::Backoff, clock::Clock, moment::Moment, panic_message, redaction::Redaction};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -183,7 +182,7 @@ impl UpdateWorker {
             self.counters.running.store(false, Ordering::Release);
             self.counters.telling_since.store(0, Ordering::Release);
             let restarts = self.counters.restarts.fetch_add(1, Ordering::Relaxed) + 1;
-            tracing::error!(restarts, "ConfigUpdateWorker crashed and is restarted: {}", message(panic.as_ref()));
+            tracing::error!(restarts, "ConfigUpdateWorker crashed and is restarted: {}", panic_message(panic.as_ref()));
             tokio::time::sleep(backoff.next_wait()).await;
         }
     }
@@ -218,11 +217,6 @@ fn log(redaction: &Redaction, update: &Update, number: u64) {
         }
         None => tracing::info!("Config deleted at {recorded_at}: name={name}, old_value={old_value} [msg #{number}]"),
     }
-}
-
-fn message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no message)")
 }
 
 #[cfg(test)]

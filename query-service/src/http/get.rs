@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::State,
-    http::{HeaderMap, Uri},
+    extract::{FromRequestParts, Request, State},
     response::{IntoResponse, Response},
 };
 use shared::{
@@ -27,15 +26,14 @@ use super::{
 };
 use crate::{projection::Entry, watch::Filter};
 
-pub(super) async fn handle(
-    State(reads): State<Arc<Reads>>,
-    NameInPath(name): NameInPath,
-    uri: Uri,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let parameters = Parameters::of(&uri, &[MIN_POSITION, CONSISTENCY])?;
-    let (known, wait) = (value::known_versions(&headers)?, Wait::of(&headers)?);
-    let mut view = reads.view(&headers, &parameters).await?;
+pub(super) async fn handle(State(reads): State<Arc<Reads>>, request: Request) -> Result<Response, Problem> {
+    // Read where they are: an extractor would copy all headers.
+    let (mut parts, _) = request.into_parts();
+    let NameInPath(name) = NameInPath::from_request_parts(&mut parts, &()).await?;
+    let headers = &parts.headers;
+    let parameters = Parameters::of(&parts.uri, &[MIN_POSITION, CONSISTENCY])?;
+    let (known, wait) = (value::known_versions(headers)?, Wait::of(headers)?);
+    let mut view = reads.view(headers, &parameters).await?;
     // Only who says what he has can be told that it changed.
     let wait = known.as_ref().zip(wait);
     if let Some((known, wait)) = wait {
@@ -44,7 +42,7 @@ pub(super) async fn handle(
     let answer = match view.snapshot.get(&name) {
         Some(entry) => {
             tracing::debug!("GET /config/{name} - Value: {}", reads.redaction.quoted(&name, entry.value()));
-            Ok(value::tell(&told(&name, entry), &headers, known.as_ref(), REVALIDATE))
+            Ok(value::tell(&told(&name, entry), headers, known.as_ref(), REVALIDATE))
         }
         None => {
             tracing::debug!("GET /config/{name} - Not found");

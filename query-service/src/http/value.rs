@@ -1,8 +1,9 @@
 //! How one value is told: raw, as the old system did, or in JSON with what is known about it.
 
 use axum::{
+    body::Body,
     http::{HeaderMap, HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use serde::Serialize;
 use shared::{
@@ -20,6 +21,12 @@ use shared::{
 pub(super) const REVALIDATE: HeaderValue = HeaderValue::from_static("no-cache");
 /// It may not be what is answered next time, whatever the entity tag.
 pub(super) const DO_NOT_KEEP: HeaderValue = HeaderValue::from_static("no-store");
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// Room for the headers of such an answer, those of the layers around it included, so that they are not moved for the last.
+const MOST_HEADERS: usize = 12;
 
 /// A value and where it comes from; its JSON form.
 #[derive(Debug, Serialize)]
@@ -43,35 +50,36 @@ pub(super) fn known_versions(headers: &HeaderMap) -> Result<Option<Tags>, Proble
 
 /// The answer to a client that sent these headers.
 pub(super) fn tell(told: &Told<'_>, headers: &HeaderMap, known: Option<&Tags>, cache: HeaderValue) -> Response {
-    let mut response = match known {
-        Some(Tags::Any) => StatusCode::NOT_MODIFIED.into_response(),
-        Some(Tags::Versions(versions)) if versions.contains(&told.version) => StatusCode::NOT_MODIFIED.into_response(),
+    let is_known = known.is_some_and(|known| match known {
+        Tags::Any => true,
+        Tags::Versions(versions) => versions.contains(&told.version),
+    });
+    let (content_type, body) = match told.value.as_text() {
+        _ if is_known => (None, Body::empty()),
         _ if negotiation::prefers_json(headers) => {
-            let body = serde_json::to_vec(told).expect("texts and numbers are JSON");
-            ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+            (Some(JSON), serde_json::to_vec(told).expect("texts and numbers are JSON").into())
         }
-        _ => raw(told.value),
+        // The characters of a string; other JSON byte for byte.
+        Some(text) => (Some(TEXT), text.into_owned().into()),
+        None => (Some(JSON), told.value.json().to_owned().into()),
     };
-    let more = response.headers_mut();
+    let mut response = Response::new(body);
+    if is_known {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    }
+    let told_too = response.headers_mut();
+    told_too.reserve(MOST_HEADERS);
+    told_too.extend(content_type.map(|content_type| (header::CONTENT_TYPE, content_type)));
     if let Ok(tag) = HeaderValue::from_str(&conditional::entity_tag(told.version)) {
-        more.insert(header::ETAG, tag);
+        told_too.insert(header::ETAG, tag);
     }
-    more.insert(header::VARY, HeaderValue::from_static("Accept"));
-    more.insert(header::CACHE_CONTROL, cache);
+    told_too.insert(header::VARY, HeaderValue::from_static("Accept"));
+    told_too.insert(header::CACHE_CONTROL, cache);
     response
-}
-
-/// The characters of a string; other JSON byte for byte.
-fn raw(value: Json<'_>) -> Response {
-    match value.as_text() {
-        Some(text) => ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text.into_owned()).into_response(),
-        None => ([(header::CONTENT_TYPE, "application/json")], value.json().to_owned()).into_response(),
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use axum::body::Body;
     use http_body_util::BodyExt;
     use serde_json::value::RawValue;
     use shared::value::ConfigJson;

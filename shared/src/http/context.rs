@@ -23,6 +23,7 @@ use super::{negotiation, prefer::Wait, problem::Problem};
 use crate::{
     ids::Ids,
     metrics::{HttpMetrics, RouteMetrics},
+    panic_message,
     telemetry::request::RequestScope,
 };
 
@@ -168,7 +169,6 @@ async fn bounded<R: IntoResponse>(
 
 /// A bug in a handler: the client gets a 500, the log the message.
 fn panicked(panic: &(dyn Any + Send)) -> Response<Body> {
-    let message = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    tracing::error!("A request handler panicked: {}", message.unwrap_or("(no message)"));
+    tracing::error!("A request handler panicked: {}", panic_message(panic));
     Problem::internal().into_response()
 }

@@ -7,6 +7,7 @@
 pub mod body;
 pub mod conditional;
 pub mod context;
+mod head_limit;
 pub mod health;
 pub mod healthcheck;
 mod log_filter;

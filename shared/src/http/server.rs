@@ -1,4 +1,4 @@
-//! The server: hyper's own connection builder, because `axum::serve` sets no timer and so no header read timeout.
+//! The server: hyper's own connection builder, because `axum::serve` sets no timer and so no limit on a request's head.
 
 use std::{
     error::Error as _,
@@ -15,10 +15,7 @@ use std::{
 
 use axum::Router;
 use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -28,7 +25,10 @@ use tokio::{
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::port_owner::CannotListen;
+use super::{
+    head_limit::{HeadLimit, HeadTimer},
+    port_owner::CannotListen,
+};
 use crate::metrics::{HttpMetrics, OpenConnection};
 
 /// Longest that a client may take to send a request's head.
@@ -67,7 +67,7 @@ pub(crate) async fn run(
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let (stopping, leave) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEADER_READ_LIMIT).max_buf_size(MAX_HEAD_BYTES);
+    http.header_read_timeout(HEADER_READ_LIMIT).max_buf_size(MAX_HEAD_BYTES);
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
@@ -75,9 +75,11 @@ pub(crate) async fn run(
             Some(_ended) = connections.join_next() => continue,
         };
         let Some((stream, place)) = accepted else { continue };
-        let service = TowerToHyperService::new(routes.clone());
+        let (service, limit) = (TowerToHyperService::new(routes.clone()), HeadLimit::new());
+        http.timer(limit.clone());
         connections.spawn(Serving {
             connection: Box::pin(http.serve_connection(TokioIo::new(patient(stream)), service)),
+            head: HeadTimer::of(limit),
             stopping: Arc::clone(&stopping),
             leave: Box::pin(leave.clone().cancelled_owned()),
             waits_to_leave: false,
@@ -102,6 +104,7 @@ pub(crate) async fn run(
 /// a lock that all connections share.
 struct Serving {
     connection: Pin<Box<http1::Connection<TokioIo<Patient>, TowerToHyperService<Router>>>>,
+    head: HeadTimer,
     /// Set before `leave` is cancelled.
     stopping: Arc<AtomicBool>,
     leave: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -124,7 +127,11 @@ impl Future for Serving {
                 this.connection.as_mut().graceful_shutdown();
             }
         }
-        this.connection.as_mut().poll(context).map(|ended| {
+        let mut ended = this.connection.as_mut().poll(context);
+        if ended.is_pending() && this.head.is_over(context) {
+            ended = this.connection.as_mut().poll(context);
+        }
+        ended.map(|ended| {
             if let Err(error) = ended {
                 if is_stalled(&error) {
                     this.open.stalled();
@@ -253,6 +260,27 @@ mod tests {
         let (answer, took) = said_to(b"GET / HTTP/1.1\r\nhost: x\r\n").await;
         assert!((HEADER_READ_LIMIT..HEADER_READ_LIMIT * 2).contains(&took), "{took:?}");
         assert!(!answer.contains("here"), "{answer}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_head_has_the_limit_anew() {
+        let stop = CancellationToken::new();
+        let (_server, mut client) = asked(Router::new().route("/", get(async || "here")), &stop).await;
+        let mut answered = async |began: Instant| {
+            let mut answer = vec![];
+            while !answer.ends_with(b"here") {
+                assert!(client.read_buf(&mut answer).await.unwrap() > 0, "cut after {:?}", began.elapsed());
+            }
+            tokio::time::sleep(HEADER_READ_LIMIT * 2 / 3).await;
+            client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        };
+        for _ in 0..4 {
+            answered(Instant::now()).await;
+        }
+        let (mut answer, began) = (vec![], Instant::now());
+        tokio::time::timeout(PATIENCE, client.read_to_end(&mut answer)).await.expect("it is cut").unwrap();
+        assert!(answer.ends_with(b"here"));
+        assert!((HEADER_READ_LIMIT..HEADER_READ_LIMIT + Duration::from_millis(10)).contains(&began.elapsed()));
     }
 
     #[tokio::test]

@@ -7,11 +7,7 @@ use std::{
 };
 
 use tracing::{Metadata, Subscriber, callsite, level_filters::LevelFilter, subscriber::Interest};
-use tracing_subscriber::{
-    Layer,
-    filter::Targets,
-    layer::Context,
-};
+use tracing_subscriber::{Layer, filter::Targets, layer::Context};
 
 /// What is logged when nothing else is said. sqlx tells of every notice and retry, which tells nobody anything.
 pub const DEFAULT_FILTER: &str = "info,sqlx=warn";
