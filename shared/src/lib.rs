@@ -11,6 +11,7 @@
 pub mod backoff;
 pub mod clock;
 pub mod database;
+mod digits;
 pub mod event;
 pub mod file_limit;
 pub mod http;

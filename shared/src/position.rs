@@ -2,9 +2,12 @@
 
 use std::{fmt, str::FromStr};
 
+use axum::http::HeaderValue;
 use serde::Serialize;
 use tokio::sync::watch;
 use uuid::Uuid;
+
+use crate::digits::Digits;
 
 /// A place in the one global order; 0 is before the first event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -80,6 +83,14 @@ impl fmt::Display for PositionToken {
             Some(Fingerprint(bits)) => write!(f, "{}.{bits:08x}", self.position),
             None => self.position.fmt(f),
         }
+    }
+}
+
+impl From<PositionToken> for HeaderValue {
+    fn from(token: PositionToken) -> Self {
+        let text = Digits::<29>::new();
+        let text = token.fingerprint.map_or(text.clone(), |Fingerprint(bits)| text.hexadecimal(bits).before(b'.'));
+        Self::from_bytes(text.decimal(token.position.0).as_bytes()).expect("digits are a header's value")
     }
 }
 

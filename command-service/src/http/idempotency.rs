@@ -10,7 +10,7 @@ use crate::store::IdempotencyKey;
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Whether an answer is that of an earlier request.
-pub(super) const IDEMPOTENCY_REPLAYED: &str = "idempotency-replayed";
+pub(super) const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// Longest key, in bytes.
 const MAX_KEY_BYTES: usize = 255;

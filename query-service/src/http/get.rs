@@ -37,7 +37,8 @@ pub(super) async fn handle(State(reads): State<Arc<Reads>>, request: Request) ->
     // Only who says what he has can be told that it changed.
     let wait = known.as_ref().zip(wait);
     if let Some((known, wait)) = wait {
-        view = until_changed(&reads, &name, known, wait, view).await?;
+        // Boxed, so that the others do not carry room for it.
+        view = Box::pin(until_changed(&reads, &name, known, wait, view)).await?;
     }
     let answer = match view.snapshot.get(&name) {
         Some(entry) => {
@@ -95,9 +96,7 @@ pub(super) fn heeded(answer: Result<Response, Problem>, wait: Wait) -> Response 
     let applied = [(PREFERENCE_APPLIED, wait.applied())];
     match answer {
         Ok(answer) => (applied, answer).into_response(),
-        Err(problem) => {
-            problem.header("preference-applied", wait.applied().to_str().unwrap_or_default()).into_response()
-        }
+        Err(problem) => problem.header(PREFERENCE_APPLIED, wait.applied().to_str().unwrap_or_default()).into_response(),
     }
 }
 

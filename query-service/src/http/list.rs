@@ -156,13 +156,9 @@ fn answer(
     }
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, REVALIDATE);
-    if let Ok(of) = HeaderValue::try_from(of.to_string()) {
-        headers.insert(CONFIG_POSITION, of);
-    }
+    headers.insert(CONFIG_POSITION, of.into());
     // Weak: it is the content's, whatever encoding it is sent in.
-    if let Ok(tag) = HeaderValue::try_from(format!("W/{}", conditional::entity_tag(tag))) {
-        headers.insert(header::ETAG, tag);
-    }
+    headers.insert(header::ETAG, conditional::weak_tag(tag));
     Ok(response)
 }
 

@@ -76,9 +76,7 @@ pub(super) fn caching(place: &Place) -> HeaderValue {
 
 /// An answer from a past state speaks of its place, whatever the replica has applied since.
 pub(super) fn stamp_place(response: &mut Response, place: &Place) {
-    if let Ok(token) = HeaderValue::from_str(&place.token().to_string()) {
-        response.headers_mut().insert(CONFIG_POSITION, token);
-    }
+    response.headers_mut().insert(CONFIG_POSITION, place.token().into());
     if let Some(recorded_at) = place.recorded_at() {
         stamp_memento(response.headers_mut(), recorded_at);
     }

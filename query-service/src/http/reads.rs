@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    http::{HeaderMap, HeaderValue},
+    http::{HeaderMap, HeaderName},
     response::Response,
 };
 use shared::{
@@ -43,9 +43,9 @@ pub(super) const MIN_POSITION: &str = "min_position";
 /// Whether a read must have all that the log has.
 pub(super) const CONSISTENCY: &str = "consistency";
 /// The position that a read must have, as a header.
-const CONFIG_MIN_POSITION: &str = "config-min-position";
+const CONFIG_MIN_POSITION: HeaderName = HeaderName::from_static("config-min-position");
 /// How long ago the log was last heard of, in milliseconds.
-pub(super) const CONFIG_LAST_CONTACT: &str = "config-last-contact";
+pub(super) const CONFIG_LAST_CONTACT: HeaderName = HeaderName::from_static("config-last-contact");
 
 /// Longest that the log is asked about a position that memory does not know.
 const TOKEN_LIMIT: Duration = Duration::from_secs(2);
@@ -150,7 +150,8 @@ impl Reads {
         let (strong, wanted) = (is_strong(parameters)?, wanted(headers, parameters)?);
         let snapshot = match wanted {
             None if !strong => self.current().ok_or(ReadError::NotReady),
-            wanted => self.satisfying(strong, wanted).await,
+            // Boxed, so that the others do not carry room for it.
+            wanted => Box::pin(self.satisfying(strong, wanted)).await,
         };
         let snapshot = snapshot.map_err(|error| self.stamped(error))?;
         Ok(View { snapshot, last_contact_ms: self.status.last_contact_ms() })
@@ -266,9 +267,7 @@ impl View {
     pub(super) fn stamp(&self, answer: Result<Response, ReadError>) -> Result<Response, Problem> {
         let mut response = answer.map_err(|error| self.problem(error))?;
         let headers = response.headers_mut();
-        if let Ok(token) = HeaderValue::from_str(&self.snapshot.token().to_string()) {
-            headers.insert(CONFIG_POSITION, token);
-        }
+        headers.insert(CONFIG_POSITION, self.snapshot.token().into());
         headers.insert(CONFIG_LAST_CONTACT, self.last_contact_ms.into());
         Ok(response)
     }

@@ -70,9 +70,7 @@ pub(super) fn tell(told: &Told<'_>, headers: &HeaderMap, known: Option<&Tags>, c
     let told_too = response.headers_mut();
     told_too.reserve(MOST_HEADERS);
     told_too.extend(content_type.map(|content_type| (header::CONTENT_TYPE, content_type)));
-    if let Ok(tag) = HeaderValue::from_str(&conditional::entity_tag(told.version)) {
-        told_too.insert(header::ETAG, tag);
-    }
+    told_too.insert(header::ETAG, conditional::entity_tag(told.version));
     told_too.insert(header::VARY, HeaderValue::from_static("Accept"));
     told_too.insert(header::CACHE_CONTROL, cache);
     response

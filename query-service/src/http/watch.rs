@@ -126,9 +126,7 @@ fn answer(view: &View, start: PositionToken, body: Body) -> Result<Response, Pro
         (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ];
     let mut answer = view.stamp(Ok((headers, body).into_response()))?;
-    if let Ok(start) = HeaderValue::try_from(start.to_string()) {
-        answer.headers_mut().insert(CONFIG_POSITION, start);
-    }
+    answer.headers_mut().insert(CONFIG_POSITION, start.into());
     Ok(answer)
 }
 

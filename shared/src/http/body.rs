@@ -73,7 +73,7 @@ async fn read(body: Body, limit: usize) -> Result<Bytes, Problem> {
         Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
             Err(Problem::too_large(format!("The body is larger than {limit} bytes, the most that is taken here."))
                 // What is still under way is not read; the connection cannot be used again.
-                .header("connection", "close"))
+                .header(header::CONNECTION, "close"))
         }
         Err(_) => {
             Err(Problem::bad_request("incomplete-body", "The body ended before its announced length; send it again."))

@@ -1,8 +1,9 @@
 //! Conditional requests: an entity tag is a version in double quotes.
 
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::problem::Problem;
+use crate::digits::Digits;
 
 /// Most entity tags in one header.
 const MAX_TAGS: usize = 64;
@@ -27,8 +28,22 @@ pub enum Comparison {
 
 /// The entity tag of a version.
 #[must_use]
-pub fn entity_tag(version: u64) -> String {
-    format!("\"{version}\"")
+pub fn entity_tag(version: u64) -> HeaderValue {
+    value(&quoted(version))
+}
+
+/// A tag of content that may be sent in several encodings.
+#[must_use]
+pub fn weak_tag(content: u64) -> HeaderValue {
+    value(&quoted(content).before(b'/').before(b'W'))
+}
+
+fn quoted(number: u64) -> Digits<24> {
+    Digits::new().before(b'"').decimal(number).before(b'"')
+}
+
+fn value(tag: &Digits<24>) -> HeaderValue {
+    HeaderValue::from_bytes(tag.as_bytes()).expect("digits in quotes are a header's value")
 }
 
 /// Reads a header of entity tags; `None` when it was not sent.

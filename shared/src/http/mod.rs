@@ -20,7 +20,7 @@ pub mod prefer;
 pub mod problem;
 pub mod server;
 
-use axum::Router;
+use axum::{Router, http::HeaderName};
 use context::Context;
 use health::Health;
 use problem::Problem;
@@ -28,7 +28,7 @@ use problem::Problem;
 use crate::{ids::Ids, metrics::Metrics};
 
 /// Header of every answer: the place in the log that it speaks of.
-pub const CONFIG_POSITION: &str = "config-position";
+pub const CONFIG_POSITION: HeaderName = HeaderName::from_static("config-position");
 
 /// Adds to an app's routes what is there once per process: health, metrics, fallbacks, the outer layers.
 pub fn complete(routes: Router, health: Health, metrics: &Metrics) -> Router {

@@ -2,7 +2,7 @@
 
 use axum::{
     body::Body,
-    http::{HeaderMap, HeaderValue, Response, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header},
     response::IntoResponse,
 };
 use serde::Serialize;
@@ -60,7 +60,7 @@ impl Problem {
 
     /// A header of the answer.
     #[must_use]
-    pub fn header(mut self, name: &'static str, value: &str) -> Self {
+    pub fn header(mut self, name: HeaderName, value: &str) -> Self {
         if let Ok(value) = HeaderValue::from_str(value) {
             self.0.headers.insert(name, value);
         }
@@ -102,7 +102,7 @@ impl Problem {
     /// 503: try again.
     pub fn unavailable(code: &'static str, detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, "Service unavailable", detail)
-            .header("retry-after", &RETRY_AFTER_SECONDS.to_string())
+            .header(header::RETRY_AFTER, &RETRY_AFTER_SECONDS.to_string())
     }
 
     /// Renders it, as JSON or as text; with the trace that the request belongs to, if there is one.

@@ -6,6 +6,7 @@ mod lines;
 
 mod json;
 mod text;
+mod time;
 
 mod export;
 mod propagation;

@@ -1,12 +1,15 @@
 //! W3C trace context: as it comes in headers, goes out in them, and travels in an event's metadata.
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderName};
 use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
 
 use crate::event::{Metadata, metadata as keys};
 
 /// Longest trace state that is taken over, in bytes; W3C asks for 512 at least.
 pub const MAX_TRACESTATE_BYTES: usize = 512;
+
+const TRACEPARENT: HeaderName = HeaderName::from_static(keys::TRACEPARENT);
+const TRACESTATE: HeaderName = HeaderName::from_static(keys::TRACESTATE);
 
 /// Length of a `traceparent` of version 00, in bytes.
 const TRACEPARENT_BYTES: usize = 55;
@@ -15,8 +18,8 @@ const TRACEPARENT_BYTES: usize = 55;
 /// specification asks.
 #[must_use]
 pub fn of_headers(headers: &HeaderMap) -> Option<SpanContext> {
-    let text = |name| headers.get(name).and_then(|value: &axum::http::HeaderValue| value.to_str().ok());
-    parse(text(keys::TRACEPARENT)?, text(keys::TRACESTATE))
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    parse(text(&TRACEPARENT)?, text(&TRACESTATE))
 }
 
 /// The span that a `traceparent`, and a `tracestate` if there is one, name. A malformed trace state is left out.

@@ -8,15 +8,11 @@ use tracing::{
 };
 use tracing_subscriber::{
     field::RecordFields,
-    fmt::{
-        FmtContext, FormatEvent, FormatFields,
-        format::Writer,
-        time::{FormatTime, SystemTime},
-    },
+    fmt::{FmtContext, FormatEvent, FormatFields, format::Writer, time::FormatTime},
     registry::LookupSpan,
 };
 
-use super::{Chain, OneLine, request};
+use super::{Chain, OneLine, request, time::LineTime};
 
 /// One event on one line: time, level, message, its fields, the request that it was told in.
 pub(super) struct TextLine;
@@ -27,7 +23,7 @@ where
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, context: &FmtContext<'_, S, N>, mut line: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        SystemTime.format_time(&mut line)?;
+        LineTime.format_time(&mut line)?;
         write!(line, " [{}] ", level(*event.metadata().level()))?;
         context.field_format().format_fields(line.by_ref(), event)?;
         request::of_line(|request_id, trace_id| {
