@@ -34,7 +34,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<(), BoxError> {
     let _log = cli.serve.log.begin("command-service")?;
     let runtime = tokio::runtime::Runtime::new()?;
-    let shutdown = shutdown::on_signal(runtime.handle())?;
+    let shutdown = shutdown::on_signal(runtime.handle(), shutdown::STOP_LIMIT)?;
     runtime.block_on(async {
         if let Some(Task::Migrate { migrate_database_url, create_roles }) = &cli.task {
             let url = cli.serve.url(migrate_database_url.as_deref())?;

@@ -35,7 +35,7 @@ fn run(args: &Args) -> Result<(), BoxError> {
     let _log = args.log.begin("query-service")?;
     file_limit::raise();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let shutdown = shutdown::on_signal(runtime.handle())?;
+    let shutdown = shutdown::on_signal(runtime.handle(), shutdown::STOP_LIMIT)?;
     runtime.block_on(async {
         let listener = server::bind(address).await?;
         let app = App::build(config).await?;

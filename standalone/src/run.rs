@@ -23,7 +23,7 @@ pub fn run(cli: &Cli) -> Result<(), BoxError> {
     file_limit::raise();
     let (database, address) = (cli.database()?, cli.listen.address().map_err(usage)?);
     let runtime = tokio::runtime::Runtime::new()?;
-    let shutdown = shutdown::on_signal(runtime.handle())?;
+    let shutdown = shutdown::on_signal(runtime.handle(), STOP_LIMIT)?;
     runtime.block_on(async {
         let listener = server::bind(address).await?;
         let data_dir = match database {
