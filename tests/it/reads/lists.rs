@@ -176,7 +176,7 @@ async fn a_long_list_is_compressed_for_who_accepts_that_and_is_the_same_list() {
     let plain = list("/v1/config", &[]).await;
     assert_eq!(plain.header("vary").to_ascii_lowercase(), "accept-encoding");
     for (accepts, expected) in [("gzip", "gzip"), ("zstd, gzip", "zstd"), ("br", "")] {
-        for path in ["/v1/config", "/config?limit=15", "/v1/config/long%2F1/history"] {
+        for path in ["/v1/config", "/config?limit=15", "/v1/config/long%2F1/history", "/v1/diff?from=0"] {
             let answer = list(path, &[("accept-encoding", accepts)]).await;
             assert_eq!((answer.status.as_u16(), answer.header("content-encoding")), (200, expected), "{path}");
             assert!(answer.header("vary").to_ascii_lowercase().contains("accept-encoding"), "{path}");
