@@ -292,6 +292,20 @@ mod tests {
         );
     }
 
+    /// By it is known what a state costs that is kept beside newer ones.
+    #[test]
+    fn counts_the_bytes_of_what_was_changed() {
+        let mut fold = Fold::default();
+        let long = format!("{{\"value\":\"{}\"}}", "x".repeat(1_000_000));
+        let mut before = 0;
+        for (position, payload, least) in [(1, long.as_str(), 1_000_000), (2, r#"{"value":1}"#, 1), (3, "{}", 1)] {
+            fold.apply(&event(position, "a", position, payload)).unwrap();
+            let written = fold.snapshot().written();
+            assert!(written >= before + least, "{before}, {written}");
+            before = written;
+        }
+    }
+
     #[test]
     fn names_of_actors_are_kept_once_but_not_without_end() {
         let mut fold = Fold::default();
