@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use end_to_end::{Answer, Client, CommandService, Database, QueryService, until};
+use end_to_end::{Answer, Client, CommandService, Database, QueryService, until, wait::PATIENCE};
 use reqwest::Method;
 
 async fn poll(client: &Client, name: &str, known: &str, wait: &str) -> Answer {
@@ -64,6 +64,23 @@ async fn a_name_that_does_not_exist_yet_can_be_waited_for() {
         command.client.put("new", "here").await;
     });
     assert_eq!(answer.short(), (200, "here"));
+}
+
+/// Nothing tells of the change but the state that is folded anew.
+#[tokio::test]
+async fn a_long_poll_is_answered_when_a_rewritten_log_gives_another_value() {
+    let database = Database::new().await;
+    let (command, query) = (CommandService::start(&database).await, QueryService::start(&database).await);
+    command.client.put("kept", 1).await;
+    let written = command.client.put("phantom", 1).await;
+    query.client.value_after("phantom", &written).await;
+    let polling = poll(&query.client, "phantom", "\"1\"", "wait=60");
+    let rewrite = async {
+        until_waiting(&query.client, 1).await;
+        database.rewrite_from(2, &[("real", "2")]).await;
+    };
+    let (answer, ()) = tokio::join!(tokio::time::timeout(PATIENCE, polling), rewrite);
+    assert_eq!(answer.expect("before its time is over").short(), (404, "Not Found"));
 }
 
 #[tokio::test]
