@@ -197,6 +197,17 @@ async fn a_long_list_is_compressed_for_who_accepts_that_and_is_the_same_list() {
     assert!(refused.body.contains("allow one of them"), "{refused:?}");
 }
 
+/// Whatever the list becomes, the client has it.
+#[tokio::test]
+async fn who_has_any_list_waits_as_long_as_it_prefers() {
+    let database = Database::new().await;
+    let query = QueryService::start(&database).await;
+    let began = Instant::now();
+    let in_vain = get(&query.client, "/v1/config", &[("if-none-match", "*"), ("prefer", "wait=1")]).await;
+    assert!(began.elapsed().as_secs() >= 1, "{:?}", began.elapsed());
+    assert_eq!((in_vain.short(), in_vain.header("preference-applied")), ((304, ""), "wait=1"));
+}
+
 /// More lists are begun, each of a state of its own, than states are kept; and the other replica never kept any.
 #[tokio::test]
 async fn a_page_whose_state_is_not_kept_any_more_is_the_same_from_the_log() {
