@@ -144,3 +144,20 @@ fn health(config: &Config, pool: &PgPool, projection: &Arc<Published>, status: &
     ];
     Health::new(checks, config.clock)
 }
+
+#[cfg(test)]
+mod tests {
+    use sqlx::postgres::PgConnectOptions;
+
+    use super::*;
+
+    /// Not only as a flag: whoever embeds the service may say what he likes.
+    #[tokio::test]
+    async fn a_poll_interval_out_of_its_bounds_is_refused() {
+        for (millis, allowed) in [(9, false), (10, true), (1_000, true), (1_001, false)] {
+            let mut config = Config::new(PgConnectOptions::new().host("127.0.0.1").port(1));
+            config.poll_interval = Duration::from_millis(millis);
+            assert_eq!(App::build(config).await.is_ok(), allowed, "{millis} ms");
+        }
+    }
+}

@@ -3,7 +3,7 @@
 
 use embedded_postgres::StopMode;
 use end_to_end::{
-    Answer, Client, CommandService, Database, LogLines, Proxy, QueryService, cluster, process::Process,
+    Answer, Client, CommandService, Database, LogLines, Page, Proxy, QueryService, cluster, process::Process,
     services::Running, until,
 };
 use serde_json::{Value, json};
@@ -109,6 +109,7 @@ async fn a_long_replay_is_the_fold_of_the_log() {
     assert_eq!((&told["position"], &told["replay"]["events"]), (&json!(EVENTS), &json!(EVENTS)));
     assert_eq!((told.get("progress"), &told["status"]), (None, &json!("live")));
     assert!(log.has("[info] Found 40000 events to replay"), "{:#?}", log.lines());
+    assert_eq!(Page::of(&query.client).await.value("config_projection_replay_failures_total", &[]), 0.0, "at one go");
     // A position that was copied is known as one that was followed is.
     let token = query.client.get("/v1/config").await.header("config-position").to_owned();
     let again = query.client.get(&format!("/v1/config?min_position={token}")).await;

@@ -88,6 +88,19 @@ async fn without_notifications_it_still_converges() {
     }
 }
 
+/// It tells how far the log is; here it lies, until the log is read.
+#[tokio::test]
+async fn a_notification_is_heard() {
+    let database = Database::new().await;
+    let query = QueryService::start(&database).await;
+    let mut notifier = database.connect().await;
+    until("its hint is known", async || {
+        notifier.execute("select pg_notify('events', '999')").await.expect("it notifies");
+        (query.client.get("/v1/projection").await.json()["head"] == 999).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn while_postgres_is_away_reads_go_on_and_then_it_catches_up() {
     let cluster = cluster::own().await;

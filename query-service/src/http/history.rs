@@ -322,6 +322,12 @@ mod tests {
     }
 
     #[test]
+    fn who_keeps_it_asks_whether_it_still_holds() {
+        let response = answer(&Page::default(), "a", ask("").unwrap(), "/v1/config/a/history");
+        assert_eq!(response.headers()["cache-control"], "no-cache", "a further version may come");
+    }
+
+    #[test]
     fn links_to_the_next_page_where_there_is_one() {
         let link = |query: &str, page: &Page| {
             let response = answer(page, "a/b", ask(query).unwrap(), "/v1/config/a%2Fb/history");

@@ -74,3 +74,16 @@ pub(super) async fn handle(State(reads): State<Arc<Reads>>, uri: Uri) -> Result<
     let last_contact = (CONFIG_LAST_CONTACT, projection.last_contact_ms.to_string());
     Ok(([(header::CACHE_CONTROL, DO_NOT_KEEP)], [position, last_contact], Json(projection)).into_response())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::states::reads, *};
+    use crate::projection::Published;
+
+    #[tokio::test]
+    async fn nobody_keeps_how_it_was_a_moment_ago() {
+        let reads = Arc::new(reads(&Arc::new(Published::nothing_yet())));
+        let response = handle(State(reads), Uri::from_static("/v1/projection")).await.unwrap();
+        assert_eq!(response.headers()["cache-control"], "no-store");
+    }
+}

@@ -23,3 +23,17 @@ pub(super) async fn handle(State(reads): State<Arc<Reads>>, uri: Uri, headers: H
         (StatusCode::ACCEPTED, "OK").into_response()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::states::reads, *};
+    use crate::projection::Published;
+
+    #[tokio::test]
+    async fn a_rebuild_while_one_is_under_way_is_refused() {
+        let reads = Arc::new(reads(&Arc::new(Published::nothing_yet())));
+        let uri = Uri::from_static("/v1/projection/rebuild");
+        let refused = handle(State(reads), uri, HeaderMap::new()).await.unwrap_err();
+        assert_eq!(refused.code(), "rebuild-running", "the first replay");
+    }
+}

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{Head, Reads, Watches};
 use crate::{
+    config::MAX_WATCHERS,
     metrics,
     projection::{Fold, Published, Recorded, Snapshot},
     tail::Status,
@@ -18,7 +19,7 @@ use crate::{
 pub(super) fn reads(projection: &Arc<Published>) -> Reads {
     let options: PgConnectOptions = "postgres://nobody@127.0.0.1:1/nothing".parse().expect("a URL");
     let log = PgPoolOptions::new().connect_lazy_with(options.clone());
-    let hub = Arc::new(Hub::new(100, 1_000_000, metrics::tests::of_watches()));
+    let hub = Arc::new(Hub::new(MAX_WATCHERS, 1_000_000, metrics::tests::of_watches()));
     let watches = Watches { hub, log: LogReader::new(log.clone()), bookmark_interval: Duration::from_secs(1) };
     let (status, wait) = (Arc::new(Status::new()), Duration::from_secs(2));
     let head = Head::of(options, Metrics::of("query-service").event_store().connection("head"));

@@ -132,7 +132,29 @@ fn answer(view: &View, start: PositionToken, body: Body) -> Result<Response, Pro
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::states::{reads, state},
+        *,
+    };
+    use crate::{config::MAX_WATCHERS, projection::Published};
+
+    /// Whole answers, without sockets: few systems let a process have so many of them.
+    #[tokio::test]
+    async fn as_many_watch_as_a_process_takes_and_one_more_is_told_to_come_back() {
+        let projection = Arc::new(Published::nothing_yet());
+        projection.advance(state(1));
+        let reads = Arc::new(reads(&projection));
+        reads.watches.hub.begin(state(1).token());
+        let watch = async || handle(State(Arc::clone(&reads)), Uri::from_static("/v1/watch"), HeaderMap::new()).await;
+        let mut watchers = Vec::with_capacity(MAX_WATCHERS);
+        for _ in 0..MAX_WATCHERS {
+            watchers.push(watch().await.expect("there is room"));
+        }
+        assert_eq!((watchers.len(), reads.watches.hub.watchers()), (20_000, 20_000));
+        assert_eq!(watch().await.unwrap_err().code(), "too-many-watchers");
+        watchers.pop();
+        assert!(watch().await.is_ok(), "a place is free again");
+    }
 
     fn ask(query: &str, last_event_id: Option<&str>) -> Result<Asked, Problem> {
         let mut headers = HeaderMap::new();

@@ -292,6 +292,32 @@ mod tests {
         );
     }
 
+    /// By it is known what a state costs that is kept beside newer ones.
+    #[test]
+    fn counts_the_bytes_of_what_was_changed() {
+        let mut fold = Fold::default();
+        let long = format!("{{\"value\":\"{}\"}}", "x".repeat(1_000_000));
+        let mut before = 0;
+        for (position, payload, least) in [(1, long.as_str(), 1_000_000), (2, r#"{"value":1}"#, 1), (3, "{}", 1)] {
+            fold.apply(&event(position, "a", position, payload)).unwrap();
+            let written = fold.snapshot().written();
+            assert!(written >= before + least, "{before}, {written}");
+            before = written;
+        }
+    }
+
+    #[test]
+    fn names_of_actors_are_kept_once_but_not_without_end() {
+        let mut fold = Fold::default();
+        for position in (1..).take(MAX_INTERNED_ACTORS + 10) {
+            let metadata = format!("{{\"actor\":\"{}\"}}", position.min(MAX_INTERNED_ACTORS as u64 + 5));
+            fold.apply(&Recorded { metadata: &metadata, ..event(position, "a", position, r#"{"value":1}"#) }).unwrap();
+        }
+        assert_eq!(fold.actors.len(), MAX_INTERNED_ACTORS);
+        let last = (MAX_INTERNED_ACTORS + 5).to_string();
+        assert_eq!(*fold.snapshot().get("a").unwrap().actor, *last, "further ones are told all the same");
+    }
+
     #[test]
     fn on_its_way_to_the_head_it_keeps_only_what_is_known_by_heart_there() {
         let head = u64::try_from(RECENT_EVENTS).unwrap() + 10;

@@ -108,6 +108,18 @@ mod tests {
     }
 
     #[test]
+    fn a_state_that_shares_nothing_with_the_one_before_can_be_told_from_it() {
+        let published = Published::nothing_yet();
+        let generation = || published.current().unwrap().generation();
+        published.advance(at(1));
+        let first = generation();
+        published.advance(at(2));
+        assert_eq!(generation(), first, "it goes on from the one before");
+        published.replace(at(2));
+        assert_ne!(generation(), first);
+    }
+
+    #[test]
     fn a_reader_keeps_the_state_that_it_holds() {
         let published = Published::nothing_yet();
         published.advance(at(1));

@@ -142,7 +142,12 @@ impl Reader for Live {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{
+        collections::BTreeSet,
+        pin::pin,
+        sync::atomic::{AtomicU64, Ordering::SeqCst},
+        task::{Context, Wake, Waker},
+    };
 
     use proptest::prelude::*;
     use shared::{event::AGGREGATE_TYPE, position::PositionToken};
@@ -152,6 +157,7 @@ mod tests {
     use crate::{
         metrics::tests::{of_tail, of_watches},
         tail::page::Reader,
+        watch::Filter,
     };
 
     fn live() -> Live {
@@ -177,6 +183,31 @@ mod tests {
 
     fn shown(live: &Live) -> u64 {
         live.projection.applied().now().0
+    }
+
+    /// Where readers are at the moment when it is woken.
+    struct Woken {
+        projection: Arc<Published>,
+        saw: AtomicU64,
+    }
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.saw.store(self.projection.applied().now().0, SeqCst);
+        }
+    }
+
+    #[test]
+    fn whoever_hears_of_a_change_finds_it() {
+        let mut live = live();
+        let woken = Arc::new(Woken { projection: Arc::clone(&live.projection), saw: AtomicU64::new(u64::MAX) });
+        let mut waiting = live.hub.wait_for(Filter::new(vec![], None)).unwrap();
+        let mut changed = pin!(waiting.changed());
+        let waker = Waker::from(Arc::clone(&woken));
+        assert!(changed.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        live.apply(&event(1, 1), false).unwrap();
+        live.publish();
+        assert_eq!(woken.saw.load(SeqCst), 1);
     }
 
     #[test]

@@ -350,6 +350,18 @@ mod tests {
         assert!(spread > Some(Duration::from_secs(4)), "{waits:?}");
     }
 
+    /// A broken connection brings no reset: what was said at first holds.
+    #[tokio::test]
+    async fn watchers_whose_connections_break_do_not_all_come_back_at_once() {
+        let mut waits = std::collections::HashSet::new();
+        for _ in 0..50 {
+            let hello = stream(&hub(0)).0.next().await.unwrap();
+            let wait = std::str::from_utf8(&hello).unwrap().trim().strip_prefix("retry: ").unwrap();
+            waits.insert(Duration::from_millis(wait.parse().unwrap()));
+        }
+        assert!(waits.len() > 25 && waits.iter().all(|wait| RECONNECT.contains(wait)), "{waits:?}");
+    }
+
     /// At this position, remembering next to nothing.
     fn hub(position: u64) -> Arc<Hub> {
         let hub = Arc::new(Hub::new(3, 1_000, of_watches()));

@@ -17,7 +17,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::Instant,
@@ -43,6 +43,10 @@ pub const MAX_HEAD_BYTES: usize = 32 * 1024;
 /// Most connections at once: 20,000 watchers and room for requests. Further ones wait in the kernel's queue.
 pub const MAX_CONNECTIONS: usize = 24_000;
 
+/// Connections that wait in the kernel to be accepted, or as many as the system lets. What comes beyond is dropped, and tries
+/// again after seconds; after a restart all watchers come back within ten.
+const BACKLOG: u32 = 4_096;
+
 /// Wait before accepting again when the system has no more file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -50,8 +54,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// When it is taken or forbidden.
+#[expect(clippy::unused_async, reason = "must be called on a runtime, which tells when somebody comes")]
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, CannotListen> {
-    TcpListener::bind(address).await.map_err(|source| CannotListen::explain(address, source))
+    listen(address).map_err(|source| CannotListen::explain(address, source))
+}
+
+/// As [`TcpListener::bind`], which has 128 wait.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Serves until `stop`, then finishes the requests under way, for `limit` at most, and cuts those that are left. Returns
@@ -234,6 +247,21 @@ mod tests {
         assert!(page.contains("\nconfig_http_connections 0\n"), "{page}");
         assert!(began.elapsed() >= WRITE_STALL_LIMIT, "not before its time");
         drop(client);
+    }
+
+    /// Nobody accepts: all of them wait in the kernel, where others would be dropped, and come again after a second or more.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn many_clients_may_come_at_once() {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let coming = async {
+            let mut clients = vec![];
+            while clients.len() < 1_000 {
+                clients.push(TcpStream::connect(address).await.unwrap());
+            }
+        };
+        tokio::time::timeout(PATIENCE, coming).await.expect("there is room for all");
     }
 
     /// What a server says to a client that sends this and nothing more, and after how long it is cut.

@@ -97,6 +97,8 @@ async fn a_dead_link_is_told_as_silence() {
     .await;
     assert_eq!(up(&silent, "tail"), 0.0);
     assert_eq!(["database", "eventstore"].map(|name| check(&silent, name)), [0.0, 0.0]);
+    let silence = silent.value("config_projection_last_contact_seconds", &[]);
+    assert!(silence > 3.0, "{silence} s: it was waited for an answer");
     proxy.down().await;
     proxy.up();
     until("it is well again", async || {

@@ -51,6 +51,23 @@ async fn watchers_deliveries_and_long_polls_are_counted() {
 }
 
 #[tokio::test]
+async fn what_is_read_from_the_log_is_delivered_too() {
+    let database = Database::new().await;
+    let command = CommandService::start(&database).await;
+    for n in 1..=3 {
+        command.client.put("a", n).await;
+    }
+    let query = QueryService::start(&database).await;
+    let mut late = query.client.watch("from=1", None).await;
+    for n in 2..=3 {
+        assert_eq!(late.expect("change").await.changes(), [format!("a@{n}")]);
+    }
+    let page = Page::of(&query.client).await;
+    assert_eq!(page.value("config_watch_deliveries_total", &[]), 2.0);
+    assert_eq!(page.value("config_watch_delivery_delay_seconds_count", &[]), 0.0, "it was not there at the time");
+}
+
+#[tokio::test]
 async fn a_slow_watcher_that_is_cut_and_one_too_many_are_counted() {
     let database = Database::new().await;
     let command = CommandService::start(&database).await;

@@ -1,7 +1,7 @@
 //! `GET …/versions/{n}`, `…/at/{timestamp}` and `…/history`: each version, found by its number, its moment and its place among the
 //! others, is what the log says.
 
-use end_to_end::{Client, Database, QueryService};
+use end_to_end::{Client, CommandService, Database, QueryService};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -60,8 +60,20 @@ async fn each_version_is_found_at_its_moment_and_until_the_next() {
             };
             assert_eq!(answer.short(), (200, value.to_string().as_str()));
             assert_eq!(answer.header("memento-datetime"), memento(said), "since when it was so");
+            assert_eq!(answer.header("cache-control"), "no-cache", "that moment is over");
         }
     }
+}
+
+/// The next event may be recorded before it, and change the answer.
+#[tokio::test]
+async fn the_value_at_a_moment_that_is_not_over_is_kept_by_nobody() {
+    let database = Database::new().await;
+    let (command, query) = (CommandService::start(&database).await, QueryService::start(&database).await);
+    let written = command.client.put("a", 1).await;
+    query.client.value_after("a", &written).await;
+    let at = query.client.get("/v1/config/a/at/2099-01-01T00:00:00Z").await;
+    assert_eq!((at.short(), at.header("cache-control")), ((200, "1"), "no-store"));
 }
 
 #[tokio::test]

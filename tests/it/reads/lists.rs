@@ -176,7 +176,7 @@ async fn a_long_list_is_compressed_for_who_accepts_that_and_is_the_same_list() {
     let plain = list("/v1/config", &[]).await;
     assert_eq!(plain.header("vary").to_ascii_lowercase(), "accept-encoding");
     for (accepts, expected) in [("gzip", "gzip"), ("zstd, gzip", "zstd"), ("br", "")] {
-        for path in ["/v1/config", "/config?limit=15", "/v1/config/long%2F1/history"] {
+        for path in ["/v1/config", "/config?limit=15", "/v1/config/long%2F1/history", "/v1/diff?from=0"] {
             let answer = list(path, &[("accept-encoding", accepts)]).await;
             assert_eq!((answer.status.as_u16(), answer.header("content-encoding")), (200, expected), "{path}");
             assert!(answer.header("vary").to_ascii_lowercase().contains("accept-encoding"), "{path}");
@@ -195,6 +195,17 @@ async fn a_long_list_is_compressed_for_who_accepts_that_and_is_the_same_list() {
     let refused = list("/v1/config", &[("accept-encoding", "identity;q=0, *;q=0")]).await;
     assert_eq!(refused.status, 406);
     assert!(refused.body.contains("allow one of them"), "{refused:?}");
+}
+
+/// Whatever the list becomes, the client has it.
+#[tokio::test]
+async fn who_has_any_list_waits_as_long_as_it_prefers() {
+    let database = Database::new().await;
+    let query = QueryService::start(&database).await;
+    let began = Instant::now();
+    let in_vain = get(&query.client, "/v1/config", &[("if-none-match", "*"), ("prefer", "wait=1")]).await;
+    assert!(began.elapsed().as_secs() >= 1, "{:?}", began.elapsed());
+    assert_eq!((in_vain.short(), in_vain.header("preference-applied")), ((304, ""), "wait=1"));
 }
 
 /// More lists are begun, each of a state of its own, than states are kept; and the other replica never kept any.

@@ -1,7 +1,9 @@
 //! What watchers notice of a log that is away, slow, halted, or another one: never a false event.
 
 use embedded_postgres::StopMode;
-use end_to_end::{CommandService, Database, LogLines, Proxy, QueryService, cluster, services::Running, until};
+use end_to_end::{
+    CommandService, Database, LogLines, Proxy, QueryService, cluster, services::Running, until, wait::PATIENCE,
+};
 use reqwest::Method;
 use serde_json::json;
 
@@ -86,9 +88,14 @@ async fn a_watcher_whose_log_is_out_of_reach_is_told_to_come_back() {
 async fn an_event_of_a_newer_release_halts_before_its_command_and_watchers_hear_nothing_false() {
     let database = Database::new().await;
     let (command, query) = start(&database).await;
+    let mut forgetful = super::config(&database.url);
+    forgetful.watching.ring_bytes = 1;
+    let forgetful = QueryService::start_with(forgetful).await;
+    forgetful.until_ready().await;
     let mut watcher = query.client.watch("", None).await;
-    command.client.put("a", 1).await;
+    let written = command.client.put("a", 1).await;
     assert_eq!(watcher.expect("change").await.changes(), ["a@1"]);
+    forgetful.client.value_after("a", &written).await;
     let log = LogLines::collect();
     // The third event of a command.
     database
@@ -110,8 +117,35 @@ async fn an_event_of_a_newer_release_halts_before_its_command_and_watchers_hear_
         let event = watcher.next().await.unwrap();
         assert_eq!((event.event.as_str(), event.position()), ("bookmark", 1), "{event:?}");
     }
-    let mut late = query.client.watch("from=0", None).await;
-    assert_eq!(late.expect("change").await.changes(), ["a@1"]);
+    // The other one reads it from the log, which has more than was applied.
+    for query in [query, forgetful] {
+        let mut late = query.client.watch("from=0", None).await;
+        assert_eq!(late.expect("change").await.changes(), ["a@1"]);
+        assert_eq!(late.next().await.unwrap().event, "bookmark");
+    }
+}
+
+/// It cannot be folded anew: whoever waited for that would wait for long.
+#[tokio::test]
+async fn watchers_hear_of_a_rewritten_log_before_it_is_folded_anew() {
+    let database = Database::new().await;
+    let (command, query) = start(&database).await;
+    let mut watcher = query.client.watch("", None).await;
+    command.client.put("phantom", 1).await;
+    watcher.expect("change").await;
+    database
+        .execute(
+            "begin;
+             alter table events disable trigger events_append_only;
+             update events set command_id = gen_random_uuid(), event_type = 'ConfigValueRenamed';
+             alter table events enable trigger events_append_only;
+             commit",
+        )
+        .await;
+    let reset = tokio::time::timeout(PATIENCE, watcher.expect("reset")).await.expect("not only bookmarks");
+    assert_eq!(reset.data["reason"], "rewritten");
+    assert_eq!(watcher.next().await, None);
+    assert_eq!(query.client.value("phantom").await.status, 200, "the old state is served on");
 }
 
 #[tokio::test]

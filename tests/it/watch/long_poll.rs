@@ -2,12 +2,17 @@
 
 use std::time::Instant;
 
-use end_to_end::{Answer, Client, CommandService, Database, QueryService, until};
+use end_to_end::{Answer, Client, CommandService, Database, QueryService, until, wait::PATIENCE};
 use reqwest::Method;
 
 async fn poll(client: &Client, name: &str, known: &str, wait: &str) -> Answer {
     let headers = [("if-none-match", known), ("prefer", wait)];
     client.send(Method::GET, &format!("/v1/config/{name}"), &headers, None).await
+}
+
+/// One that is answered because of news.
+async fn in_time(poll: impl Future<Output = Answer>) -> Answer {
+    tokio::time::timeout(PATIENCE, poll).await.expect("it is answered before its wait is over")
 }
 
 async fn until_waiting(client: &Client, waiting: u64) {
@@ -20,7 +25,7 @@ async fn a_long_poll_is_answered_when_the_value_is_another() {
     let (command, query) = (CommandService::start(&database).await, QueryService::start(&database).await);
     let written = command.client.put("a", "one").await;
     query.client.value_after("a", &written).await;
-    let waits = poll(&query.client, "a", "\"1\"", "wait=60");
+    let waits = in_time(poll(&query.client, "a", "\"1\"", "wait=60"));
     let changes = async {
         until_waiting(&query.client, 1).await;
         command.client.put("b", "of no interest").await;
@@ -31,7 +36,7 @@ async fn a_long_poll_is_answered_when_the_value_is_another() {
     assert_eq!((answer.header("etag"), answer.header("preference-applied")), ("\"2\"", "wait=60"));
     let at_once = poll(&query.client, "a", "\"1\"", "wait=60").await;
     assert_eq!((at_once.short(), at_once.header("preference-applied")), ((200, "two"), "wait=60"));
-    let (answer, ()) = tokio::join!(poll(&query.client, "a", "\"2\"", "wait=60"), async {
+    let (answer, ()) = tokio::join!(in_time(poll(&query.client, "a", "\"2\"", "wait=60")), async {
         until_waiting(&query.client, 1).await;
         command.client.delete("a").await;
     });
@@ -59,11 +64,28 @@ async fn a_long_poll_without_news_ends_in_time_as_a_poll_does() {
 async fn a_name_that_does_not_exist_yet_can_be_waited_for() {
     let database = Database::new().await;
     let (command, query) = (CommandService::start(&database).await, QueryService::start(&database).await);
-    let (answer, ()) = tokio::join!(poll(&query.client, "new", "\"0\"", "wait=60"), async {
+    let (answer, ()) = tokio::join!(in_time(poll(&query.client, "new", "\"0\"", "wait=60")), async {
         until_waiting(&query.client, 1).await;
         command.client.put("new", "here").await;
     });
     assert_eq!(answer.short(), (200, "here"));
+}
+
+/// Nothing tells of the change but the state that is folded anew.
+#[tokio::test]
+async fn a_long_poll_is_answered_when_a_rewritten_log_gives_another_value() {
+    let database = Database::new().await;
+    let (command, query) = (CommandService::start(&database).await, QueryService::start(&database).await);
+    command.client.put("kept", 1).await;
+    let written = command.client.put("phantom", 1).await;
+    query.client.value_after("phantom", &written).await;
+    let polling = in_time(poll(&query.client, "phantom", "\"1\"", "wait=60"));
+    let rewrite = async {
+        until_waiting(&query.client, 1).await;
+        database.rewrite_from(2, &[("real", "2")]).await;
+    };
+    let (answer, ()) = tokio::join!(polling, rewrite);
+    assert_eq!(answer.short(), (404, "Not Found"));
 }
 
 #[tokio::test]
