@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::append::group::new_id;
 
+mod durability;
 mod groups;
-mod outages;
+pub(crate) mod outages;
 
 /// A committer that runs.
 struct Running {

@@ -15,6 +15,7 @@ mod loads;
 mod races;
 mod repeated;
 mod rollback;
+mod visibility;
 
 /// A request that changes something. Sent again, it is the same to the last header, so that answers can be compared whole.
 #[derive(Clone, Debug)]

@@ -27,3 +27,11 @@ pub async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>)
     };
     value
 }
+
+/// Lets the runtime's clock go on by so much at once: what has been waited for so long in this process is late now. Nothing
+/// outside of it notices.
+pub async fn later(by: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(by).await;
+    tokio::time::resume();
+}

@@ -66,3 +66,31 @@ impl Remembered {
         self.0.remove(name);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use cqrs_es::Aggregate;
+    use serde_json::value::RawValue;
+    use shared::{event::ConfigValueEvent, moment::Moment, position::PositionToken, value::ConfigJson};
+
+    use super::*;
+    use crate::domain::ConfigValue;
+
+    #[test]
+    fn what_is_remembered_has_so_many_bytes_whoever_writes_how_much() {
+        const MIB: usize = 1024 * 1024;
+        let json = RawValue::from_string(format!("\"{}\"", "x".repeat(MIB - 2))).unwrap();
+        let mut state = ConfigValue::default();
+        state.apply(ConfigValueEvent::ConfigValueSet { value: ConfigJson::accept(json, MIB).unwrap() });
+        let remembered = Remembered::new();
+        let names: Vec<_> = (0..100).map(|n| ConfigName::stored(&n.to_string())).collect();
+        for name in &names {
+            let (at, state) = (Moment(DateTime::UNIX_EPOCH), state.clone());
+            remembered.keep(LoadedConfig::new(name.clone(), state, PositionToken::ZERO, at), 1);
+        }
+        // Each has its value, and the one before.
+        let kept = names.iter().filter(|name| remembered.all(&[(*name).clone()], 1).is_some()).count();
+        assert!((1..32).contains(&kept), "{kept} of 2 MiB each");
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 
-use command_service::store::{Check, IdempotencyKey, Keyed};
+use command_service::store::{Appended, Check, IdempotencyKey, Keyed};
 use end_to_end::{CommandService, Database, HeldLog, wait::PATIENCE};
 use futures_util::{FutureExt, future::join_all};
 use serde_json::json;
@@ -11,7 +11,7 @@ use sqlx::PgConnection;
 use tokio::{task::JoinSet, time::Instant};
 
 use super::{CommitterOptions, Running, Unit, place, set, set_to};
-use crate::append::group::names;
+use crate::append::group::{log, names};
 
 #[tokio::test]
 async fn what_waits_is_appended_as_one_and_a_unit_over_the_queues_limit_is_refused_at_once() {
@@ -87,6 +87,23 @@ async fn a_unit_that_the_database_refuses_fails_alone_wherever_it_stands_in_its_
     }
 }
 
+/// The rows of the answer are sent before the commit, and prove nothing.
+#[tokio::test]
+async fn a_unit_whose_commit_fails_is_refused_and_not_written() {
+    let database = Database::new().await;
+    database
+        .execute(
+            "create function refuse() returns trigger language plpgsql as $$ begin raise 'not at the commit'; end $$;
+             create constraint trigger poison after insert on events deferrable initially deferred
+                for each row when (new.aggregate_id = 'poison') execute function refuse()",
+        )
+        .await;
+    let committer = Running::on(&database.url, CommitterOptions::default());
+    assert_eq!(place(committer.append(set("poison", 0)).await), Err("refused"));
+    assert_eq!(place(committer.append(set("a", 0)).await), Ok(1));
+    assert_eq!(names(&mut database.connect().await).await, ["a"]);
+}
+
 #[tokio::test]
 async fn of_units_that_saw_one_version_one_is_written_and_the_others_conflict() {
     let database = Database::new().await;
@@ -134,7 +151,38 @@ async fn a_unit_is_judged_behind_those_that_write_what_it_depends_on_or_have_its
     assert_eq!(place(first.await), Ok(1));
     let became: Vec<_> = queued.await.into_iter().map(place).collect();
     assert_eq!(became, [Ok(2), Err("conflict"), Ok(3), Err("answered"), Ok(4)]);
+    let refused = [("connection", "committer"), ("kind", "query")];
+    assert_eq!(committer.page().value("config_eventstore_errors_total", &refused), 0.0, "no group had to be halved");
     assert_eq!(names(&mut database.connect().await).await, ["first", "a", "c", "e"]);
+}
+
+#[tokio::test]
+async fn each_unit_of_a_group_is_told_its_own_place_and_moment() {
+    let database = Database::new().await;
+    let committer = Running::on(&database.url, CommitterOptions::default());
+    let mut held = HeldLog::take(&database).await;
+    let mut first = pin!(committer.append(set("first", 0)));
+    assert!(first.as_mut().now_or_never().is_none());
+    held.until_waiting(1).await;
+    let of =
+        |names: &[&str]| Unit { events: names.iter().flat_map(|name| set(name, 0).events).collect(), ..set("", 0) };
+    let units = [&["a", "b"][..], &["c"], &["d", "e", "f"], &["g"]];
+    let mut queued = pin!(join_all(units.map(|names| committer.append(of(names)))));
+    assert!(queued.as_mut().now_or_never().is_none());
+    held.release().await;
+    assert_eq!(place(first.await), Ok(1));
+    let told = queued.await.into_iter().map(|appended| match appended {
+        Ok(Appended::Written { first, recorded_at }) => (first.0, recorded_at.0),
+        other => panic!("{other:?}"),
+    });
+    let told: Vec<_> = told.collect();
+    let mut connection = database.connect().await;
+    let log = log(&mut connection).await;
+    let firsts = log.iter().skip(1).filter(|event| event.part == 0);
+    let firsts: Vec<_> =
+        firsts.map(|event| (u64::try_from(event.position).expect("a place"), event.recorded_at)).collect();
+    assert_eq!(told, firsts);
+    assert_eq!(transactions(&mut connection).await, 2, "it was one group");
 }
 
 #[tokio::test]

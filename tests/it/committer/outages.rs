@@ -1,7 +1,9 @@
 //! A write whose database goes away: it is repeated until its outcome is known, and failed is never mixed with unknown.
 
+use std::time::Duration;
+
 use embedded_postgres::StopMode;
-use end_to_end::{CommandService, Database, HeldLog, LogLines, Proxy, cluster, until};
+use end_to_end::{CommandService, Database, HeldLog, LogLines, Proxy, cluster, until, wait::later};
 use serde_json::json;
 use sqlx::{Executor, PgConnection};
 use tokio::task::JoinSet;
@@ -105,6 +107,37 @@ async fn after_a_lost_session_a_refusal_or_a_cancel_does_not_say_that_nothing_wa
     assert_eq!(names(&mut database.connect().await).await, ["a"]);
 }
 
+/// A connection is asked before anything is sent on it whose outcome would be unknown then.
+#[tokio::test]
+async fn an_append_that_finds_its_idle_connection_dead_is_unavailable_and_not_unknown() {
+    let database = Database::new().await;
+    let network = Proxy::to(&database).await;
+    let committer = Running::on(&network.database.url, CommitterOptions::default());
+    assert_eq!(place(committer.append(set("a", 0)).await), Ok(1));
+    network.down().await;
+    later(Duration::from_secs(1)).await;
+    assert_eq!(place(committer.append_until_soon(set("b", 0)).await), Err("unavailable"));
+    network.up();
+    assert_eq!(place(committer.append(set("c", 0)).await), Ok(2));
+    assert_eq!(names(&mut database.connect().await).await, ["a", "c"]);
+}
+
+/// Nobody says that the link is dead: the attempt has a limit of its own.
+#[tokio::test]
+async fn an_append_on_a_dead_link_is_given_up_as_unknown_and_repeated_when_the_network_is_back() {
+    let database = Database::new().await;
+    let network = Proxy::to(&database).await;
+    let options = CommitterOptions { attempt_limit: Duration::from_secs(1), ..CommitterOptions::default() };
+    let committer = Running::on(&network.database.url, options);
+    assert_eq!(place(committer.append(set("a", 0)).await), Ok(1));
+    network.lose_answers();
+    assert_eq!(place(committer.append_until_soon(set("b", 0)).await), Err("unknown"));
+    network.down().await;
+    network.up();
+    assert_eq!(place(committer.append(set("c", 0)).await), Ok(3));
+    assert_eq!(names(&mut database.connect().await).await, ["a", "b", "c"]);
+}
+
 #[tokio::test]
 async fn an_append_to_a_stopped_postgres_is_unavailable_in_the_end_and_not_written() {
     let cluster = cluster::own().await;
@@ -178,7 +211,7 @@ async fn a_write_waits_for_a_server_that_turned_read_only_while_it_was_connected
 }
 
 /// Of sessions that begin later.
-async fn set_read_only(admin: &mut PgConnection, on_or_off: &str) {
+pub(crate) async fn set_read_only(admin: &mut PgConnection, on_or_off: &str) {
     let database: String =
         sqlx::query_scalar("select current_database()").fetch_one(&mut *admin).await.expect("it answers");
     let set = format!("alter database {database} set default_transaction_read_only = {on_or_off}");

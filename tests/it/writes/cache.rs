@@ -110,6 +110,27 @@ async fn what_memory_grants_is_verified() {
     assert_eq!(after(ONE, TWO, checked(), refused).await, [(412, Some(2)); 2]);
 }
 
+/// Behind a new connection there may be a server that has lost the last versions, and has given them to others since.
+#[tokio::test]
+async fn what_is_remembered_of_a_server_before_a_failover_decides_nothing() {
+    let database = Database::new().await;
+    let service = CommandService::start(&database).await;
+    for value in ["1", "2"] {
+        service.client.put("a", value).await;
+    }
+    database.rewrite_from(2, &[]).await;
+    database.execute(&stock_write("a", None)).await;
+    database
+        .execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity
+              where datname = current_database() and pid <> pg_backend_pid()",
+        )
+        .await;
+    assert_eq!(written(&put("b", 1).send(&service.client).await), (200, 1, true), "over a new connection");
+    assert_eq!(refused(&delete("a").send(&service.client).await), (410, None));
+    assert_eq!(names(&mut database.connect().await).await, ["a", "a", "b"]);
+}
+
 /// Of a batch of one operation.
 fn written_first(answer: &Answer) -> (u16, u64, bool) {
     let first = &answer.json()["operations"][0];

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use command_service::store;
-use end_to_end::{CommandService, Database, HeldLog, until};
+use end_to_end::{CommandService, Database, HeldLog, LogLines, until};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -136,6 +136,21 @@ async fn keys_whose_time_is_up_are_removed_and_no_others() {
     let service = CommandService::start(&database).await;
     let again = kept.send(&service.client).await;
     assert_eq!((told(&again), is_replayed(&again)), (told(&first), true));
+}
+
+#[tokio::test]
+async fn expired_keys_that_cannot_be_removed_stop_nobody() {
+    let log = LogLines::collect();
+    let database = Database::new().await;
+    database.execute("alter table idempotency_keys rename to gone").await;
+    let (stop, mut task) = (CancellationToken::new(), JoinSet::new());
+    task.spawn(store::sweep(database.pool(1).await, stop.clone()));
+    until("it is told", async || log.has("[warning] Expired idempotency keys could not be removed").then_some(()))
+        .await;
+    tokio::task::yield_now().await;
+    assert!(task.try_join_next().is_none(), "it looks again later");
+    stop.cancel();
+    task.join_next().await.unwrap().unwrap().unwrap();
 }
 
 #[tokio::test]

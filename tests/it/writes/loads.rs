@@ -1,20 +1,30 @@
 //! What loading costs: few statements for many names, and look-ups by index, whatever the statistics say.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, time::Duration};
 
 use command_service::{
+    command::COMMAND_LIMIT,
     metrics::LoadMetrics,
-    store::{LoadedConfig, Loader, LoaderHandle},
+    store::{LoadedConfig, Loader, LoaderHandle, StoreError},
 };
-use end_to_end::{CommandService, Database, LogLines, until, wait::PATIENCE};
+use end_to_end::{
+    CommandService, Database, LogLines, Page, until,
+    wait::{PATIENCE, later},
+};
 use futures_util::future::join_all;
-use shared::name::ConfigName;
-use sqlx::{Connection, PgConnection};
+use shared::{metrics::Metrics, name::ConfigName};
+use sqlx::{
+    Connection, PgConnection,
+    types::chrono::{DateTime, Utc},
+};
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::put;
-use crate::append::group::{Group, names, new_id};
+use crate::{
+    append::group::{Group, names, new_id},
+    committer::outages::set_read_only,
+};
 
 /// Sessions of others than the test's own lanes. One that has ended has told its part of the counters.
 const OTHERS: &str = "
@@ -132,18 +142,29 @@ struct OneLane {
     task: JoinSet<Result<(), Infallible>>,
 }
 
-fn loader(database: &Database) -> (Loader, LoaderHandle) {
+fn loader(database: &Database) -> (Loader, LoaderHandle, Metrics) {
     let config = CommandService::config(&database.url);
-    Loader::new(config.database, LoadMetrics::new(&config.metrics))
+    let (loader, handle) = Loader::new(config.database, LoadMetrics::new(&config.metrics));
+    (loader, handle, config.metrics)
 }
 
 impl OneLane {
     fn on(database: &Database) -> Self {
-        let (loader, handle) = loader(database);
+        let (loader, handle, _) = loader(database);
         let (stop, mut task) = (CancellationToken::new(), JoinSet::new());
         let lane = loader.lanes().next().expect("a first lane");
         task.spawn(lane.run(stop.clone()));
         Self { handle, stop, task }
+    }
+
+    /// Loads one name; where it stands, or why not, in a word.
+    async fn load_one(&self, name: &str, until: Instant) -> Result<u64, &'static str> {
+        match self.handle.load(vec![ConfigName::stored(name)], until).await {
+            Ok(loaded) => Ok(loaded[0].version()),
+            Err(StoreError::Late) => Err("late"),
+            Err(StoreError::Load(_)) => Err("refused"),
+            Err(error) => panic!("{error:?}"),
+        }
     }
 
     /// Loads the first names of the log, which have this version.
@@ -173,7 +194,7 @@ async fn counters(running: Option<&str>, database: &Database) -> (i64, i64, i64)
 async fn loads_that_wait_together_are_answered_each_with_its_own_names() {
     let database = Database::new().await;
     fill(&mut database.connect().await, 0..300).await;
-    let (loader, handle) = loader(&database);
+    let (loader, handle, metrics) = loader(&database);
     let wanted = |n: u32| [n, n + 300].map(|name| ConfigName::stored(&name.to_string())).to_vec();
     let loads = join_all((0..300).map(|n| handle.load(wanted(n), Instant::now() + PATIENCE)));
     let (stop, mut lanes) = (CancellationToken::new(), JoinSet::new());
@@ -187,6 +208,108 @@ async fn loads_that_wait_together_are_answered_each_with_its_own_names() {
         let position = u64::try_from(n).unwrap() + 1;
         assert_eq!(loaded, [(n.to_string(), position), ((n + 300).to_string(), 0)]);
     }
+    let page = Page::read(&String::from_utf8(metrics.page()).unwrap());
+    let statements = page.value("config_aggregate_load_duration_seconds_count", &[]);
+    assert!((1.0..=10.0).contains(&statements), "{statements} statements for 300 loads");
     stop.cancel();
     assert!(lanes.join_all().await.iter().all(Result::is_ok));
+}
+
+/// So that nobody waits for an answer longer than their command may take: the time is the behaviour.
+fn soon() -> Instant {
+    Instant::now() + Duration::from_millis(300)
+}
+
+fn in_time() -> Instant {
+    Instant::now() + PATIENCE
+}
+
+/// The session that waits for the log's table, and since when.
+async fn until_a_load_waits(watcher: &mut PgConnection, since: Option<DateTime<Utc>>) -> (i32, DateTime<Utc>) {
+    let waiting = "select pid, query_start from pg_stat_activity
+                    where datname = current_database() and wait_event_type = 'Lock' and query like '%wanted (name, index)%'";
+    until("a load waits", async || {
+        let found: Option<(i32, DateTime<Utc>)> =
+            sqlx::query_as(waiting).fetch_optional(&mut *watcher).await.expect("it answers");
+        found.filter(|(_, began)| Some(*began) > since)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_load_that_is_cancelled_is_done_again_and_one_that_is_not_done_in_time_is_given_up() {
+    let database = Database::new().await;
+    fill(&mut database.connect().await, 0..1).await;
+    let lane = OneLane::on(&database);
+    let (mut holder, mut watcher) = (database.connect().await, database.connect().await);
+    let mut holding = holder.begin().await.unwrap();
+    sqlx::query("lock table events in access exclusive mode").execute(&mut *holding).await.unwrap();
+    let cancelled = async {
+        let (pid, began) = until_a_load_waits(&mut watcher, None).await;
+        sqlx::query("select pg_cancel_backend($1)").bind(pid).execute(&mut watcher).await.unwrap();
+        until_a_load_waits(&mut watcher, Some(began)).await;
+        holding.rollback().await.unwrap();
+    };
+    let (loaded, ()) = tokio::join!(lane.load_one("0", in_time()), cancelled);
+    assert_eq!(loaded, Ok(1));
+
+    let mut holding = holder.begin().await.unwrap();
+    sqlx::query("lock table events in access exclusive mode").execute(&mut *holding).await.unwrap();
+    assert_eq!(lane.load_one("0", soon()).await, Err("late"));
+    holding.rollback().await.unwrap();
+    assert_eq!(lane.load_one("0", in_time()).await, Ok(1));
+    lane.end().await;
+}
+
+#[tokio::test]
+async fn a_load_that_the_database_refuses_fails_alone() {
+    let database = Database::new().await;
+    fill(&mut database.connect().await, 0..10).await;
+    let lane = OneLane::on(&database);
+    // Text in Postgres has no NUL, and a name that comes in has none.
+    let names = ["0", "1", "2", "\0", "4", "5", "6", "7", "8", "9"];
+    let loaded = join_all(names.map(|name| lane.load_one(name, in_time()))).await;
+    let refused: Vec<_> = (0..).zip(loaded).filter_map(|(n, loaded)| Some((n, loaded.err()?))).collect();
+    assert_eq!(refused, [(3, "refused")]);
+    lane.end().await;
+}
+
+/// It may be a primary that was demoted: what it has is old, and no "no" is to rest on it.
+#[tokio::test]
+async fn nothing_is_loaded_from_a_server_that_takes_no_writes() {
+    let database = Database::new().await;
+    fill(&mut database.connect().await, 0..1).await;
+    let mut admin = database.connect().await;
+    set_read_only(&mut admin, "on").await;
+    let lane = OneLane::on(&database);
+    assert_eq!(lane.load_one("0", soon()).await, Err("late"));
+    set_read_only(&mut admin, "off").await;
+    assert_eq!(lane.load_one("0", in_time()).await, Ok(1));
+    lane.end().await;
+}
+
+/// A change that is written long after it was asked for may undo a later one.
+#[tokio::test]
+async fn a_write_that_could_not_be_decided_in_its_time_is_given_up_and_never_written() {
+    let database = Database::new().await;
+    let service = CommandService::start(&database).await;
+    let (mut holder, mut watcher) = (database.connect().await, database.connect().await);
+    let mut holding = holder.begin().await.unwrap();
+    sqlx::query("lock table events in access exclusive mode").execute(&mut *holding).await.unwrap();
+    let mut writing = JoinSet::new();
+    writing.spawn(put("a", 1).sent_to(service.client.clone()));
+    until("its load waits", async || {
+        let waiting = "select count(*) from pg_stat_activity
+                        where datname = current_database() and wait_event_type = 'Lock'";
+        let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut watcher).await.unwrap();
+        (waiting == 1).then_some(())
+    })
+    .await;
+    later(COMMAND_LIMIT).await;
+    let answer = writing.join_next().await.unwrap().unwrap();
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert_eq!(answer.json()["type"], "urn:config-api:problem:event-store-unavailable");
+    holding.rollback().await.unwrap();
+    assert_eq!(put("b", 1).send(&service.client).await.status, 200);
+    assert_eq!(names(&mut watcher).await, ["b"]);
 }

@@ -2,6 +2,7 @@
 
 use end_to_end::{Client, CommandService, Database, HeldLog, LogLines, Proxy, until};
 use serde_json::json;
+use sqlx::{Connection, Executor, PgConnection};
 use tokio::task::JoinSet;
 
 use super::{Write, batch, delete, is_replayed, put, rollback, told, written};
@@ -166,4 +167,35 @@ async fn the_worker_is_not_told_again_of_a_repeated_write() {
     })
     .await;
     assert!(told.contains("[msg #4]"), "{told}");
+}
+
+/// The log can be appended to, and be read nowhere else: the write is done, and it must not sound as if it were not.
+#[tokio::test]
+async fn a_repeated_write_whose_place_cannot_be_read_is_not_said_to_be_unwritten() {
+    let database = Database::new().await;
+    let service = CommandService::start(&database).await;
+    let write = put("a", 1).keyed("k");
+    let first = write.send(&service.client).await;
+    assert_eq!(written(&first), (200, 1, true));
+    // So that the repeated one is granted by memory, and nothing is loaded for it.
+    service.client.put("a", 2).await;
+    let mut admin = database.connect().await;
+    let name: String = sqlx::query_scalar("select current_database()").fetch_one(&mut admin).await.unwrap();
+    // Of the database that one is in, it is not allowed.
+    let mut elsewhere = PgConnection::connect(&database.url.replace(&name, "postgres")).await.unwrap();
+    let mut allow = async |allowed: bool| {
+        let allow = format!("alter database {name} allow_connections {allowed}");
+        elsewhere.execute(allow.as_str()).await.unwrap();
+    };
+    allow(false).await;
+    let others = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+                   where datname = current_database() and pid <> pg_backend_pid()
+                     and query not like '%append_events%' and query not like '%wanted (name, index)%'";
+    let _ended: i64 = sqlx::query_scalar(others).fetch_one(&mut admin).await.unwrap();
+    let unread = write.send(&service.client).await;
+    assert_eq!(unread.status, 503, "{unread:?}");
+    assert_eq!(unread.json()["type"], "urn:config-api:problem:outcome-unknown");
+    allow(true).await;
+    let again = write.send(&service.client).await;
+    assert_eq!((told(&again), is_replayed(&again)), (told(&first), true));
 }

@@ -4,7 +4,7 @@ use end_to_end::{CommandService, Database, Standalone};
 use serde_json::{Value, json};
 
 use super::{Write, put, refused, rollback, written};
-use crate::append::group::names;
+use crate::{append::group::names, committer::outages::set_read_only};
 
 /// Versions of `a`: 1 = "one", 2 = deleted, 3 = "three".
 async fn with_history() -> (Database, end_to_end::services::Running) {
@@ -113,6 +113,30 @@ async fn a_rollback_happens_only_if_its_precondition_holds() {
     assert_eq!(refused(&to_first().with("if-match", "*").send(client).await), (412, Some(0)));
     assert_eq!(written(&to_first().with("if-none-match", "*").send(client).await), (200, 5, true));
     assert_eq!(written(&put("a", "one").send(client).await), (200, 5, false), "it is the first value");
+}
+
+/// It may be a primary that was demoted, whose last versions nobody else has.
+#[tokio::test]
+async fn a_rollback_takes_nothing_from_a_server_that_takes_no_writes() {
+    let database = Database::new().await;
+    let service = CommandService::start(&database).await;
+    for value in ["one", "two"] {
+        service.client.put("a", value).await;
+    }
+    let mut admin = database.connect().await;
+    set_read_only(&mut admin, "on").await;
+    // The pool's sessions only: the others would be waited for.
+    let end = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+                where datname = current_database() and pid <> pg_backend_pid()
+                  and query not like '%append_events%' and query not like '%wanted (name, index)%'";
+    let _ended: i64 = sqlx::query_scalar(end).fetch_one(&mut admin).await.unwrap();
+    let to_first = rollback("a", json!({ "version": 1 }));
+    let answer = to_first.send(&service.client).await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert_eq!(answer.json()["type"], "urn:config-api:problem:event-store-unavailable");
+    assert_eq!(names(&mut admin).await, ["a", "a"]);
+    set_read_only(&mut admin, "off").await;
+    assert_eq!(written(&to_first.send(&service.client).await), (200, 3, true));
 }
 
 #[tokio::test]
