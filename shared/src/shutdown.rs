@@ -2,12 +2,7 @@
 //! its time. On a thread of its own: whoever tells a line waits when nobody reads the log, and that may be every thread of the
 //! runtime.
 
-use std::{
-    io,
-    process::exit,
-    thread,
-    time::Duration,
-};
+use std::{io, process::exit, thread, time::Duration};
 
 use tokio::{
     runtime::{Builder, Handle},
@@ -57,16 +52,16 @@ pub fn on_signal(runtime: &Handle, limit: Duration) -> io::Result<CancellationTo
         let _told = runtime.spawn(async move {
             tracing::info!("Stopping on {first}: finishing the requests under way; again to end at once");
         });
-        let second = timeout(limit, next()).await;
+        let second = timeout(limit, next()).await.ok();
         let told = runtime.spawn(async move {
             match second {
-                Ok(second) => tracing::warn!("Ended at once by a second {second}"),
-                Err(_) => tracing::error!(limit_s = limit.as_secs(), "Ended: it did not stop in time"),
+                Some(second) => tracing::warn!("Ended at once by a second {second}"),
+                None => tracing::error!(limit_s = limit.as_secs(), "Ended: it did not stop in time"),
             }
         });
         let _nobody_reads_it = timeout(LAST_WORDS_LIMIT, told).await;
         telemetry::flush();
-        exit(if second.is_ok() { EXIT_ON_SECOND_SIGNAL } else { EXIT_LATE });
+        exit(if second.is_some() { EXIT_ON_SECOND_SIGNAL } else { EXIT_LATE });
     };
     thread::Builder::new().name("signals".to_owned()).spawn(move || signals.block_on(wait))?;
     Ok(token)

@@ -1,6 +1,6 @@
 //! From settings to a running process, and back.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use embedded_postgres::{Cluster, Options, StopMode};
 use shared::{BoxError, file_limit, http::server, settings::usage, shutdown};
@@ -13,6 +13,9 @@ use crate::{
     banner,
     settings::{Cli, Database},
 };
+
+/// Longest that the stop takes: that of the services, and what Postgres takes to write everything to disk.
+const STOP_LIMIT: Duration = Duration::from_secs(shutdown::STOP_LIMIT.as_secs() + 80);
 
 /// Runs until a signal, or until something fails: log, address, Postgres, app, serve, and the same in reverse.
 ///
