@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::telemetry;
 
-/// Longest that the stop of a service takes: less than supervisors give it, 30 s.
-pub const STOP_LIMIT: Duration = Duration::from_secs(29);
+/// Longest that the stop of a service takes. With the last words it is what supervisors give it, 30 s.
+pub const STOP_LIMIT: Duration = Duration::from_secs(28);
 
 /// Longest wait for a line about the end itself.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(1);

@@ -1,8 +1,11 @@
 //! The real binaries: what they write to their log, how they stop, and what they find when they start again.
 
+use std::time::Duration;
+
 use end_to_end::{Database, HeldLog, process::Process, until};
+use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
+use tokio::{net::TcpStream, process::Command, task::JoinSet, time::timeout};
 
 use crate::append::group::names;
 
@@ -53,6 +56,52 @@ async fn a_write_under_way_is_finished_and_answered_before_the_process_ends() {
     let (status, log) = service.ended().await;
     assert_eq!(status.code(), Some(0), "{log:#?}");
     assert_eq!(names(&mut database.connect().await).await, ["a"]);
+}
+
+/// Whoever tells a line waits then: in the end that is every thread of the runtime.
+#[tokio::test]
+async fn a_process_whose_log_nobody_reads_ends_all_the_same() {
+    let database = Database::new().await;
+    let mut service = Process::start("command-service", &["--database-url", &database.url]).await;
+    let client = service.client.clone();
+    let (unread, _) = tokio::join!(service.unread(), client.put("a", "a line"));
+    let mut writing = JoinSet::new();
+    // Each tells its value: more than the pipe and what is gathered hold.
+    for number in 0..64 {
+        let client = client.clone();
+        let body = json!({"value": "x".repeat(60_000)}).to_string();
+        let path = format!("/v1/config/n{number}");
+        writing.spawn(async move { client.try_send(Method::PUT, &path, &[], Some(body)).await });
+    }
+    until("nobody is answered", async || {
+        timeout(Duration::from_secs(2), client.get("/v1/live")).await.is_err().then_some(())
+    })
+    .await;
+    service.terminate();
+    assert_eq!(service.exit().await.code(), Some(1));
+    drop(unread);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn connections_that_cannot_be_accepted_are_told_once_and_when_it_is_over() {
+    let database = Database::new().await;
+    let service = Process::start("command-service", &["--database-url", &database.url]).await;
+    let open = std::fs::read_dir(format!("/proc/{}/fd", service.pid())).unwrap().count();
+    let limit = format!("--nofile={}:{}", open + 2, open + 2);
+    let limited = Command::new("prlimit").args(["--pid", &service.pid().to_string(), &limit]).status().await;
+    assert!(limited.expect("util-linux is there").success());
+    let address = service.client.base().trim_start_matches("http://").to_owned();
+    let mut clients = vec![];
+    for _ in 0..8 {
+        clients.push(TcpStream::connect(&address).await.unwrap());
+    }
+    let told = |text: &'static str| service.log().iter().filter(|line| line.contains(text)).count();
+    let [refused, again] = ["Connections cannot be accepted", "Connections are accepted again"];
+    until("it is told", async || (told(refused) > 0).then_some(())).await;
+    clients.clear();
+    until("it is over", async || (told(again) > 0).then_some(())).await;
+    assert_eq!((told(refused), told(again)), (1, 1), "{:#?}", service.log());
 }
 
 #[tokio::test]

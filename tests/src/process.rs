@@ -68,6 +68,8 @@ pub struct Process {
     log: Arc<Mutex<Vec<String>>>,
     /// Reads its log on, so that it never waits for a reader.
     reading: JoinSet<()>,
+    /// Held by who reads the next line.
+    reader: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Process {
@@ -111,8 +113,17 @@ impl Process {
         };
         let address = tokio::time::timeout(PATIENCE, listening).await.expect("it listens in time");
         let mut reading = JoinSet::new();
-        reading.spawn(async move { while next_line().await.is_some() {} });
-        Self { client: Client::new(&address), child, log, reading }
+        let reader = Arc::<tokio::sync::Mutex<()>>::default();
+        let turns = Arc::clone(&reader);
+        reading.spawn(async move {
+            loop {
+                let _turn = turns.lock().await;
+                if next_line().await.is_none() {
+                    break;
+                }
+            }
+        });
+        Self { client: Client::new(&address), child, log, reading, reader }
     }
 
     /// The lines of its log so far, as they are.
@@ -122,6 +133,20 @@ impl Process {
     #[must_use]
     pub fn log(&self) -> Vec<String> {
         self.log.lock().expect("no reader panicked").clone()
+    }
+
+    /// From the next line on nobody reads its log, until this is dropped.
+    pub async fn unread(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        Arc::clone(&self.reader).lock_owned().await
+    }
+
+    /// Waits for its end, whoever reads its log.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    pub async fn exit(&mut self) -> ExitStatus {
+        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it ends in time");
+        status.expect("it is a child")
     }
 
     /// Its process id.

@@ -13,7 +13,7 @@ pub use worker::{Handle, Stats, UpdateWorker};
 use shared::{moment::Moment, name::ConfigName, value::ConfigJson};
 
 /// Most updates that wait for the worker. What comes on top is counted and not told.
-pub const QUEUE_UPDATES: usize = 1024;
+pub const QUEUE_UPDATES: usize = 16_384;
 
 /// Most bytes of values that wait for the worker; as above.
 pub const QUEUE_BYTES: usize = 16 * 1024 * 1024;

@@ -79,6 +79,7 @@ pub(crate) async fn run(
     let mut connections = JoinSet::new();
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let (stopping, leave) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
+    let mut failing = false;
     let mut http = http1::Builder::new();
     http.header_read_timeout(HEADER_READ_LIMIT).max_buf_size(MAX_HEAD_BYTES);
     loop {
@@ -87,7 +88,19 @@ pub(crate) async fn run(
             accepted = accept(&listener, &places) => accepted,
             Some(_ended) = connections.join_next() => continue,
         };
-        let Some((stream, place)) = accepted else { continue };
+        let was_failing = std::mem::replace(&mut failing, accepted.is_err());
+        let (stream, place) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                if !was_failing {
+                    tracing::warn!(%error, "Connections cannot be accepted; trying again");
+                }
+                continue;
+            }
+        };
+        if was_failing {
+            tracing::info!("Connections are accepted again");
+        }
         let (service, limit) = (TowerToHyperService::new(routes.clone()), HeadLimit::new());
         http.timer(limit.clone());
         connections.spawn(Serving {
@@ -171,18 +184,17 @@ fn patient(stream: TcpStream) -> Patient {
     Box::pin(stream)
 }
 
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<(TcpStream, OwnedSemaphorePermit)> {
-    let place = Arc::clone(places).acquire_owned().await.ok()?;
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
     match listener.accept().await {
         Ok((stream, _)) => {
             // An answer is one small write; waiting to fill a packet only delays it.
             let _no_delay = stream.set_nodelay(true);
-            Some((stream, place))
+            Ok((stream, place))
         }
         Err(error) => {
-            tracing::warn!(%error, "A connection could not be accepted");
             tokio::time::sleep(ACCEPT_PAUSE).await;
-            None
+            Err(error)
         }
     }
 }
