@@ -25,6 +25,9 @@ const FAST_LIMIT: Duration = Duration::from_secs(60);
 /// How long an immediate stop may take; the postmaster itself kills its processes after 5 s.
 const IMMEDIATE_LIMIT: Duration = Duration::from_secs(15);
 
+/// Longest that [`Cluster::stop`] takes.
+pub const STOP_LIMIT: Duration = Duration::from_secs(FAST_LIMIT.as_secs() + IMMEDIATE_LIMIT.as_secs());
+
 /// How many ports are tried when others are quicker to take them.
 const PORT_TRIES: u32 = 5;
 

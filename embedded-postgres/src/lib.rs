@@ -27,6 +27,6 @@ mod postmaster;
 mod settings;
 mod upgrade;
 
-pub use cluster::{Cluster, StopMode};
+pub use cluster::{Cluster, STOP_LIMIT, StopMode};
 pub use error::Error;
 pub use options::{DATABASE, Options, Purpose, USER, default_data_dir};

@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::telemetry;
 
-/// Longest that the stop of a service takes. With the last words it is what supervisors give it, 30 s.
+/// Longest that the stop of a service takes, its last traces included. With the last words it is less than the 30 s that supervisors
+/// give it.
 pub const STOP_LIMIT: Duration = Duration::from_secs(28);
 
 /// Longest wait for a line about the end itself.
@@ -59,8 +60,10 @@ pub fn on_signal(runtime: &Handle, limit: Duration) -> io::Result<CancellationTo
                 None => tracing::error!(limit_s = limit.as_secs(), "Ended: it did not stop in time"),
             }
         });
-        let _nobody_reads_it = timeout(LAST_WORDS_LIMIT, told).await;
-        telemetry::flush();
+        // Where nobody reads the log there is nothing to wait for.
+        if timeout(LAST_WORDS_LIMIT, told).await.is_ok() {
+            telemetry::flush();
+        }
         exit(if second.is_some() { EXIT_ON_SECOND_SIGNAL } else { EXIT_LATE });
     };
     thread::Builder::new().name("signals".to_owned()).spawn(move || signals.block_on(wait))?;

@@ -15,7 +15,8 @@ use crate::{
 };
 
 /// Longest that the stop takes: that of the services, and what Postgres takes to write everything to disk.
-const STOP_LIMIT: Duration = Duration::from_secs(shutdown::STOP_LIMIT.as_secs() + 80);
+const STOP_LIMIT: Duration =
+    Duration::from_secs(shutdown::STOP_LIMIT.as_secs() + embedded_postgres::STOP_LIMIT.as_secs() + 5);
 
 /// Runs until a signal, or until something fails: log, address, Postgres, app, serve, and the same in reverse.
 ///

@@ -19,7 +19,7 @@ const RUNBOOK: &str = "docs/RUNBOOK.md";
 const DEPLOY: &str = "docs/DEPLOY.md";
 
 /// Blocks that no test runs: the document, how the block begins, and why.
-const NOT_RUN: [(&str, &str, &str); 18] = [
+const NOT_RUN: [(&str, &str, &str); 19] = [
     ("README.md", "./dev up", "would serve until somebody stops it; tests/dev/run tests it"),
     ("README.md", "createdb config_api", "is about the reader's own Postgres"),
     ("README.md", "cargo build --release", "takes minutes, and is about the reader's own Postgres"),
@@ -34,7 +34,8 @@ const NOT_RUN: [(&str, &str, &str); 18] = [
     (DEPLOY, "docker build", "needs a container engine"),
     (DEPLOY, "curl -c jar", "needs a gateway; tests/it/gateway.rs tries what it says"),
     (DEPLOY, "kubectl create namespace", "needs a cluster"),
-    (DEPLOY, "cargo build --release", "takes minutes, and installs"),
+    (DEPLOY, "cargo build --release --locked\nsudo deploy/systemd/install", "takes minutes, and installs"),
+    (DEPLOY, "cargo build --release --locked\ndeploy/debian/build", "takes minutes, and installs"),
     (DEPLOY, "sudo systemctl start", "is about the reader's own units"),
     (DEPLOY, "sudo sh", "is about the reader's own machine"),
     (DEPLOY, "./dev stack up", "takes ports that others may have"),

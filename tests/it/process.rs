@@ -66,12 +66,15 @@ async fn a_process_whose_log_nobody_reads_ends_all_the_same() {
     let client = service.client.clone();
     let (unread, _) = tokio::join!(service.unread(), client.put("a", "a line"));
     let mut writing = JoinSet::new();
-    // Each tells its value: more than the pipe and what is gathered hold.
-    for number in 0..64 {
+    // Each tells its value three times, cut at 1 KiB: more than the pipe and what is gathered hold.
+    for number in 0..32 {
         let client = client.clone();
-        let body = json!({"value": "x".repeat(60_000)}).to_string();
-        let path = format!("/v1/config/n{number}");
-        writing.spawn(async move { client.try_send(Method::PUT, &path, &[], Some(body)).await });
+        writing.spawn(async move {
+            for version in 0..32 {
+                let body = json!({"value": format!("{version}{}", "x".repeat(1_024))}).to_string();
+                client.try_send(Method::PUT, &format!("/v1/config/n{number}"), &[], Some(body)).await;
+            }
+        });
     }
     until("nobody is answered", async || {
         timeout(Duration::from_secs(2), client.get("/v1/live")).await.is_err().then_some(())

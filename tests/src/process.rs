@@ -140,12 +140,13 @@ impl Process {
         Arc::clone(&self.reader).lock_owned().await
     }
 
-    /// Waits for its end, whoever reads its log.
+    /// Waits for its end, whoever reads its log: for as long as a stop may take.
     ///
     /// # Panics
     /// When it does not end in time.
     pub async fn exit(&mut self) -> ExitStatus {
-        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it ends in time");
+        let ended = tokio::time::timeout(shared::shutdown::STOP_LIMIT + PATIENCE, self.child.wait()).await;
+        let status = ended.expect("it ends in time");
         status.expect("it is a child")
     }
 

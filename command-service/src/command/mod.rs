@@ -15,16 +15,14 @@ mod counting;
 
 mod to_its_end;
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use cqrs_es::{AggregateError, CqrsFramework};
-use futures_util::FutureExt;
 use shared::{
     backoff::Backoff,
     event::Metadata,
     ids::Ids,
     name::ConfigName,
-    panic_message,
     position::PositionToken,
     telemetry::{
         request::carried,
@@ -100,8 +98,7 @@ impl CommandBus {
             ended(&result).await;
             result
         });
-        let work = AssertUnwindSafe(ToItsEnd::new(work, &self.tracked)).catch_unwind();
-        work.await.unwrap_or_else(|panic| Err(CommandError::Panicked(panic_message(panic.as_ref()).to_owned())))
+        ToItsEnd::new(work, &self.tracked).await
     }
 
     async fn run(&self, request: Request, until: Instant) -> Result<Done, CommandError> {

@@ -110,9 +110,6 @@ pub enum CommandError {
     /// The event store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A bug.
-    #[error("the command panicked: {0}")]
-    Panicked(String),
     /// What the framework reported and nobody expected.
     #[error("the framework failed")]
     Framework(#[source] shared::BoxError),

@@ -119,10 +119,7 @@ fn failed(error: &CommandError) -> Problem {
              send the same request again: it is carried out once. Without one, read the value, then write again if it is \
              not there.",
         ),
-        CommandError::Store(_)
-        | CommandError::Panicked(_)
-        | CommandError::Framework(_)
-        | CommandError::Refused { .. } => Problem::internal(),
+        CommandError::Store(_) | CommandError::Framework(_) | CommandError::Refused { .. } => Problem::internal(),
     }
 }
 

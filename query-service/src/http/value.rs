@@ -54,14 +54,15 @@ pub(super) fn tell(told: &Told<'_>, headers: &HeaderMap, known: Option<&Tags>, c
         Tags::Any => true,
         Tags::Versions(versions) => versions.contains(&told.version),
     });
-    let (content_type, body) = match told.value.as_text() {
-        _ if is_known => (None, Body::empty()),
-        _ if negotiation::prefers_json(headers) => {
-            (Some(JSON), serde_json::to_vec(told).expect("texts and numbers are JSON").into())
-        }
+    let (content_type, body) = if is_known {
+        (None, Body::empty())
+    } else if negotiation::prefers_json(headers) {
+        (Some(JSON), serde_json::to_vec(told).expect("texts and numbers are JSON").into())
+    } else if let Some(text) = told.value.as_text() {
         // The characters of a string; other JSON byte for byte.
-        Some(text) => (Some(TEXT), text.into_owned().into()),
-        None => (Some(JSON), told.value.json().to_owned().into()),
+        (Some(TEXT), text.into_owned().into())
+    } else {
+        (Some(JSON), told.value.json().to_owned().into())
     };
     let mut response = Response::new(body);
     if is_known {

@@ -5,7 +5,7 @@
 //! where it is as long as heads come in time, and looks anew when it fires.
 
 use std::{
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -15,7 +15,7 @@ use std::{
 };
 
 use hyper::rt::{Sleep, Timer};
-use tokio::time::Instant;
+use tokio::{task::coop::unconstrained, time::Instant};
 
 /// hyper waits for no head.
 const NOT_WAITING: u64 = u64::MAX;
@@ -41,6 +41,12 @@ impl HeadLimit {
         }))
     }
 
+    fn wait_until(&self, deadline: std::time::Instant) {
+        let until = Instant::from_std(deadline).saturating_duration_since(self.0.opened).as_nanos();
+        self.0.until.store(u64::try_from(until).unwrap_or(NOT_WAITING), Relaxed);
+        self.0.over.store(false, Relaxed);
+    }
+
     /// Until when the head must be there that is waited for.
     fn until(&self) -> Option<Instant> {
         let until = self.0.until.load(Relaxed);
@@ -54,9 +60,12 @@ impl Timer for HeadLimit {
     }
 
     fn sleep_until(&self, deadline: std::time::Instant) -> Pin<Box<dyn Sleep>> {
-        let until = Instant::from_std(deadline).saturating_duration_since(self.0.opened).as_nanos();
-        self.0.until.store(u64::try_from(until).unwrap_or(NOT_WAITING), Relaxed);
+        self.wait_until(deadline);
         Box::pin(UntilHead(self.clone()))
+    }
+
+    fn reset(&self, _: &mut Pin<Box<dyn Sleep>>, deadline: std::time::Instant) {
+        self.wait_until(deadline);
     }
 
     fn now(&self) -> std::time::Instant {
@@ -111,8 +120,9 @@ impl HeadTimer {
                 Some(timer) => timer.as_mut().reset(until),
                 None => self.timer = Some(Box::pin(tokio::time::sleep_until(until))),
             }
+            // Whatever else this task has done in its turn: a timer that is not asked now would not wake it.
             if let Some(timer) = &mut self.timer
-                && timer.as_mut().poll(context).is_pending()
+                && pin!(unconstrained(timer.as_mut())).poll(context).is_pending()
             {
                 return false;
             }

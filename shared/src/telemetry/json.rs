@@ -43,11 +43,14 @@ where
         event.record(&mut fields);
         let (request_id, trace_id) =
             request::of_line(|id, trace| (id.to_owned(), trace.map(|trace| trace.to_string()))).unzip();
+        // Lines of the crate `log` carry their place in a field.
+        let of_log = fields.0.remove("log.target");
+        fields.0.retain(|name, _| !name.starts_with("log."));
         let told = Line {
             timestamp: &timestamp,
             level: event.metadata().level().as_str(),
             fields: fields.0,
-            target: event.metadata().target(),
+            target: of_log.as_ref().and_then(Value::as_str).unwrap_or(event.metadata().target()),
             request_id,
             trace_id: trace_id.flatten(),
         };
