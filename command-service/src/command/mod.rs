@@ -1,5 +1,5 @@
-//! Executing commands: each to its end, in turn with others on the same names, tried again when somebody else's command came
-//! between.
+//! Executing commands: each in a tracked task, in turn with others on the same names, tried again when somebody else's
+//! command came between.
 //!
 //! ```text
 //! request ─► turns ─► attempt (framework, or batch: load, decide, append) ─► done, or answered before
@@ -12,8 +12,6 @@ mod turns;
 mod batch;
 
 mod counting;
-
-mod to_its_end;
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,7 +31,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
 pub use self::request::{CommandError, Done, Operation, Request, Work};
-use self::{counting::Counting, to_its_end::ToItsEnd, turns::Turns};
+use self::{counting::Counting, turns::Turns};
 use crate::{
     domain::{ConfigValue, Refusal},
     metrics::WriteMetrics,
@@ -66,7 +64,7 @@ impl std::fmt::Debug for CommandBus {
 }
 
 impl CommandBus {
-    /// A bus over the store, that tells the worker. The tracker knows of the commands under way.
+    /// A bus over the store, that tells the worker. Commands run in tasks of this tracker.
     #[must_use]
     pub(crate) fn new(
         store: ConfigEventStore,
@@ -91,14 +89,15 @@ impl CommandBus {
     ) -> Result<Done, CommandError> {
         let bus = Arc::clone(self);
         let until = Instant::now() + COMMAND_LIMIT;
-        let work = carried(async move {
+        // Boxed where it is made: on its way into the runtime it would be moved several times.
+        let task = Box::pin(async move {
             let counting = Counting::begin(&bus.metrics, &request.work);
             let result = bus.run(request, until).await;
             counting.end(&result);
             ended(&result).await;
             result
         });
-        ToItsEnd::new(work, &self.tracked).await
+        self.tracked.spawn(carried(task)).await?
     }
 
     async fn run(&self, request: Request, until: Instant) -> Result<Done, CommandError> {

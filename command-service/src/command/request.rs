@@ -110,6 +110,9 @@ pub enum CommandError {
     /// The event store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A bug.
+    #[error("the command's task failed")]
+    Task(#[from] tokio::task::JoinError),
     /// What the framework reported and nobody expected.
     #[error("the framework failed")]
     Framework(#[source] shared::BoxError),

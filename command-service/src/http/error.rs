@@ -119,7 +119,9 @@ fn failed(error: &CommandError) -> Problem {
              send the same request again: it is carried out once. Without one, read the value, then write again if it is \
              not there.",
         ),
-        CommandError::Store(_) | CommandError::Framework(_) | CommandError::Refused { .. } => Problem::internal(),
+        CommandError::Store(_) | CommandError::Task(_) | CommandError::Framework(_) | CommandError::Refused { .. } => {
+            Problem::internal()
+        }
     }
 }
 

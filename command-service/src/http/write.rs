@@ -142,7 +142,7 @@ pub(super) async fn execute(
     told: impl FnOnce(&Result<Done, CommandError>) + Send + 'static,
 ) -> Result<Done, CommandError> {
     let visible_in = state.visible_in.clone();
-    // Within the command: it is waited for, and the places are kept, also when the client is gone.
+    // In the command's task, and not behind it: the connection's is woken once.
     let ended = move |result: &Result<Done, CommandError>| {
         told(result);
         let rests_on = match result {

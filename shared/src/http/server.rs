@@ -50,6 +50,9 @@ const BACKLOG: u32 = 4_096;
 /// Wait before accepting again when the system has no more file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How often it is told that connections cannot be accepted: where each that ends makes room for one, it is so again and again.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
 /// Takes the address to serve on.
 ///
 /// # Errors
@@ -79,7 +82,7 @@ pub(crate) async fn run(
     let mut connections = JoinSet::new();
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let (stopping, leave) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
-    let mut failing = false;
+    let mut told: Option<Instant> = None;
     let mut http = http1::Builder::new();
     http.header_read_timeout(HEADER_READ_LIMIT).max_buf_size(MAX_HEAD_BYTES);
     loop {
@@ -91,7 +94,8 @@ pub(crate) async fn run(
         let (stream, place) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                if !std::mem::replace(&mut failing, true) {
+                if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+                    told = Some(Instant::now());
                     tracing::warn!(%error, "Connections cannot be accepted; trying again");
                 }
                 tokio::select! {
@@ -100,9 +104,6 @@ pub(crate) async fn run(
                 }
             }
         };
-        if std::mem::take(&mut failing) {
-            tracing::info!("Connections are accepted again");
-        }
         let (service, limit) = (TowerToHyperService::new(routes.clone()), HeadLimit::new());
         http.timer(limit.clone());
         connections.spawn(Serving {
