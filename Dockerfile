@@ -4,7 +4,7 @@
 #   docker build --target query-service   -t config-api/query-service .
 #   docker build --target config-api      -t config-api/config-api .
 #
-# The same source is to give the same binary (deploy/reproducible): versions are locked, paths are the image's, nothing looks at the time.
+# The same source gives the same binary (deploy/reproducible): versions are locked, paths are the image's, nothing looks at the time.
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /build
