@@ -68,12 +68,12 @@ pub(super) fn tell(told: &Told<'_>, headers: &HeaderMap, known: Option<&Tags>, c
     if is_known {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     }
-    let told_too = response.headers_mut();
-    told_too.reserve(MOST_HEADERS);
-    told_too.extend(content_type.map(|content_type| (header::CONTENT_TYPE, content_type)));
-    told_too.insert(header::ETAG, conditional::entity_tag(told.version));
-    told_too.insert(header::VARY, HeaderValue::from_static("Accept"));
-    told_too.insert(header::CACHE_CONTROL, cache);
+    let more = response.headers_mut();
+    more.reserve(MOST_HEADERS);
+    more.extend(content_type.map(|content_type| (header::CONTENT_TYPE, content_type)));
+    more.insert(header::ETAG, conditional::entity_tag(told.version));
+    more.insert(header::VARY, HeaderValue::from_static("Accept"));
+    more.insert(header::CACHE_CONTROL, cache);
     response
 }
 
