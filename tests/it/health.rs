@@ -162,12 +162,7 @@ async fn eventstore_fails_when_writes_do_not_come_through_though_the_log_can_be_
 async fn projection_alone_fails_when_an_event_cannot_be_read() {
     let database = Database::new().await;
     let query = QueryService::start(&database).await;
-    database
-        .execute(
-            "insert into events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
-             values ('ConfigValue', 'a', 1, 'ConfigValueRenamed', '9.0', '{}', '{}')",
-        )
-        .await;
+    database.append_unknown_event().await;
     until_it_says(&query.client, "projection", "halted: the event at position 1 cannot be read by this release").await;
     assert_eq!(says(&query.client, "database").await, "ok");
     assert_eq!(says(&query.client, "eventstore").await, "ok");

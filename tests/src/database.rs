@@ -91,6 +91,15 @@ impl Database {
         transaction.commit().await.expect("it was kept");
     }
 
+    /// An event of a newer release, as the first of `a`: a projection that meets it halts.
+    pub async fn append_unknown_event(&self) {
+        self.execute(
+            "insert into events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
+             values ('ConfigValue', 'a', 1, 'ConfigValueRenamed', '9.0', '{}', '{}')",
+        )
+        .await;
+    }
+
     /// Runs statements.
     pub async fn execute(&self, sql: &str) {
         self.connect().await.execute(sql).await.expect("the statements run");

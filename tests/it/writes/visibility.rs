@@ -9,12 +9,7 @@ async fn a_write_is_answered_though_its_projection_is_stuck() {
     let log = LogLines::collect();
     let database = Database::new().await;
     let standalone = Standalone::start(&database).await;
-    database
-        .execute(
-            "insert into events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
-             values ('ConfigValue', 'a', 1, 'ConfigValueRenamed', '9.0', '{}', '{}')",
-        )
-        .await;
+    database.append_unknown_event().await;
     until("the projection has met it", async || {
         let health = standalone.client.get("/v1/health").await.json();
         health["checks"]["projection"].as_str().is_some_and(|said| said.starts_with("halted")).then_some(())
