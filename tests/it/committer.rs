@@ -66,9 +66,8 @@ fn set_to(name: &str, seen: u64, payload: &str) -> Unit {
         expected_version: seen,
         event_type: "ConfigValueSet",
         payload: payload.to_owned(),
-        metadata: "{}".to_owned(),
     };
-    Unit { command_id: new_id(), events: vec![event], checks: vec![], keyed: None }
+    Unit { command_id: new_id(), events: vec![event], metadata: "{}".to_owned(), checks: vec![], keyed: None }
 }
 
 /// Where it is, or why not, in a word: for comparisons.

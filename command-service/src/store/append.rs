@@ -9,7 +9,15 @@ use shared::{
     name::ConfigName,
     position::Position,
 };
-use sqlx::{PgConnection, postgres::types::PgInterval};
+use sqlx::{
+    Encode, PgConnection, Postgres, Type,
+    encode::IsNull,
+    error::BoxDynError,
+    postgres::{
+        PgArgumentBuffer, PgHasArrayType, PgTypeInfo,
+        types::{Oid, PgInterval},
+    },
+};
 use uuid::Uuid;
 
 /// One command's events: all are written, or none.
@@ -19,6 +27,8 @@ pub struct Unit {
     pub command_id: Uuid,
     /// In order. Each of another name.
     pub events: Vec<NewEvent>,
+    /// Of its events, all the same; JSON.
+    pub metadata: String,
     /// What must still be true of names that it does not write.
     pub checks: Vec<Check>,
     /// The key that it came with, and what a repetition is answered. Kept together with the events, also when there are none.
@@ -63,14 +73,14 @@ pub struct NewEvent {
     pub event_type: &'static str,
     /// JSON.
     pub payload: String,
-    /// JSON.
-    pub metadata: String,
 }
 
 impl Unit {
     /// What it weighs in queue and group, in bytes.
     pub(super) fn bytes(&self) -> usize {
-        let events = self.events.iter().map(|event| event.name.len() + event.payload.len() + event.metadata.len());
+        // In the log, each event has the metadata.
+        let event = |event: &NewEvent| event.name.len() + event.payload.len() + self.metadata.len();
+        let events = self.events.iter().map(event);
         let checks = self.checks.iter().map(|check| check.name.len());
         events.chain(checks).sum::<usize>() + self.keyed.as_ref().map_or(0, |keyed| keyed.answer.len())
     }
@@ -109,6 +119,27 @@ pub enum Appended {
         /// What was answered then; JSON.
         answer: String,
     },
+}
+
+/// JSON for a `json` column, which keeps its text. sqlx's own type is that of `jsonb`, which does not.
+struct JsonText<'a>(&'a str);
+
+impl Type<Postgres> for JsonText<'_> {
+    fn type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(Oid(114))
+    }
+}
+
+impl PgHasArrayType for JsonText<'_> {
+    fn array_type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(Oid(199))
+    }
+}
+
+impl<'q> Encode<'q, Postgres> for JsonText<'q> {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        <&str as Encode<'_, Postgres>>::encode_by_ref(&self.0, buffer)
+    }
 }
 
 /// One row of the answer: a run of units with the same outcome.
@@ -150,6 +181,7 @@ pub(super) async fn append(
     let runs = sqlx::query_as::<_, Run>(APPEND)
         .bind(AGGREGATE_TYPE)
         .bind(units.iter().map(|unit| unit.command_id).collect::<Vec<_>>())
+        .bind(units.iter().map(|unit| JsonText(&unit.metadata)).collect::<Vec<_>>())
         .bind(keys().map(|keyed| keyed.map(|keyed| keyed.key.hash)).collect::<Vec<_>>())
         .bind(keys().map(|keyed| keyed.map(|keyed| keyed.key.request)).collect::<Vec<_>>())
         .bind(keys().map(|keyed| keyed.map(|keyed| keyed.answer.as_str())).collect::<Vec<_>>())
@@ -159,8 +191,7 @@ pub(super) async fn append(
         .bind(of_events().map(|(_, event)| version(event.expected_version)).collect::<Vec<_>>())
         .bind(of_events().map(|(_, event)| event.event_type).collect::<Vec<_>>())
         .bind(of_events().map(|_| EVENT_VERSION).collect::<Vec<_>>())
-        .bind(of_events().map(|(_, event)| event.payload.as_str()).collect::<Vec<_>>())
-        .bind(of_events().map(|(_, event)| event.metadata.as_str()).collect::<Vec<_>>())
+        .bind(of_events().map(|(_, event)| JsonText(&event.payload)).collect::<Vec<_>>())
         .bind(of_checks().map(|(unit, _)| index(unit)).collect::<Vec<_>>())
         .bind(of_checks().map(|(_, check)| check.name.as_str()).collect::<Vec<_>>())
         .bind(of_checks().map(|(_, check)| version(check.version)).collect::<Vec<_>>())

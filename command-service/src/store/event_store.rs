@@ -176,7 +176,8 @@ impl ConfigEventStore {
     /// As [`append`](Self::append).
     pub async fn note(&self, scope: &CommandScope, answer: &Answer) -> Result<(), StoreError> {
         let keyed = scope.key().map(|key| Keyed { key, answer: answer.to_json() });
-        let unit = Unit { command_id: scope.command_id(), events: vec![], checks: vec![], keyed };
+        let unit =
+            Unit { command_id: scope.command_id(), events: vec![], metadata: "{}".to_owned(), checks: vec![], keyed };
         match self.committer.append(unit, scope.until()).await? {
             Appended::Answered { request, answer } => {
                 Err(StoreError::Answered { request, answer: Box::new(Answer::from_json(&answer)?) })
@@ -223,7 +224,6 @@ fn unit(scope: &CommandScope, decided: &[Decided], changes: bool, metadata: &Has
             expected_version: loaded.version,
             event_type: event.type_name(),
             payload: event.payload(),
-            metadata: metadata.clone(),
         })
     };
     let check = |Decided { loaded, event }: &Decided| {
@@ -232,6 +232,7 @@ fn unit(scope: &CommandScope, decided: &[Decided], changes: bool, metadata: &Has
     Unit {
         command_id,
         events: decided.iter().filter_map(event).collect(),
+        metadata,
         checks: decided.iter().filter_map(check).collect(),
         keyed: scope.key().map(|key| Keyed { key, answer: answer_to_keep(command_id, decided).to_json() }),
     }

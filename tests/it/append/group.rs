@@ -69,11 +69,10 @@ pub(crate) struct StoredEvent {
 const APPEND: &str = r#"
 select first_unit, last_unit, outcome, first_position, recorded_at, conflict_name, conflict_sequence, key_request_hash,
        key_answer
-  from append_events('ConfigValue', $1, $2, $3, $4, coalesce($5, '24 hours')::interval, $6, $7, $8,
+  from append_events('ConfigValue', $1, array_fill('{}'::json, array[cardinality($1)]), $2, $3, $4, coalesce($5, '24 hours')::interval, $6, $7, $8,
                      array_fill('ConfigValueSet'::text, array[cardinality($6)]),
                      array_fill('1.0'::text, array[cardinality($6)]),
-                     array_fill('{"value":1}'::text, array[cardinality($6)]),
-                     array_fill('{}'::text, array[cardinality($6)]), $9, $10, $11)"#;
+                     array_fill('{"value":1}'::json, array[cardinality($6)]), $9, $10, $11)"#;
 
 /// The statement of `postgres-es` 0.5.0, whose values are bound there.
 const STOCK_INSERT: &str = r#"
