@@ -1,7 +1,11 @@
 -- append_events() takes its arrays' elements by their index instead of unnesting them: a plpgsql function has its arrays laid
 -- out for that, and an unnest of eight copies each element twice. An event's place is counted only where units are left out,
 -- and not sorted for. JSON comes as JSON, read once on its way in, and a unit's metadata once for all its events.
--- What it judges, writes and answers, and the order rule of 0004, are as they were in 0008.
+--
+-- It also compares who wrote a name's last event, and no longer its number alone: behind a failover that lost the log's end the same
+-- number may be another's event, and what was decided on the lost one must be decided anew.
+--
+-- What it writes and answers, and the order rule of 0004, are as they were in 0008.
 --
 -- The old function goes at once, and not a release later: none that calls it was released.
 
@@ -19,8 +23,10 @@ drop function append_events(text, uuid[], bytea[], bytea[], text[], interval, in
 --                                        have no events.
 --   key_lifetime                         how long keys are kept
 --   event_*                              one per event, grouped by unit: the unit's index from 1, the name, the last
---                                        sequence its writer saw (the event gets the next), and the event itself
---   check_*                              one per name that a unit depends on without writing it: the sequence it must have
+--                                        sequence its writer saw (the event gets the next) and which command had written
+--                                        that (null: whichever), and the event itself
+--   check_*                              one per name that a unit depends on without writing it: the sequence it must have,
+--                                        and which command must have written that (null: whichever)
 --
 -- Answers a row per run of units with the same outcome; together they name each unit once, in no order. Runs are of
 -- appended units; any other unit has a row of its own.
@@ -41,12 +47,14 @@ create function append_events(
     event_units         int[],
     event_names         text[],
     event_expected      bigint[],
+    event_seen          uuid[],
     event_types         text[],
     event_versions      text[],
     event_payloads      json[],
     check_units         int[],
     check_names         text[],
-    check_sequences     bigint[]
+    check_sequences     bigint[],
+    check_seen          uuid[]
 ) returns table (
     first_unit        int,
     last_unit         int,
@@ -108,7 +116,8 @@ begin
     -- a page may hold a hundred versions of one name.
     select array_agg(i) into stale
       from generate_series(1, events_in) i
-     where event_expected[i] <> coalesce((select v.sequence from events v
+     where event_expected[i] <> coalesce((select case when v.command_id = coalesce(event_seen[i], v.command_id) then v.sequence else -1 end
+                                            from events v
                                            where v.aggregate_type = of_aggregate_type and v.aggregate_id = event_names[i]
                                              and v.sequence >= event_expected[i]
                                            order by v.sequence desc limit 1), 0);
@@ -118,7 +127,8 @@ begin
         end if;
         select array_agg(i) into stale_checks
           from generate_series(1, checks_in) i
-         where check_sequences[i] <> coalesce((select v.sequence from events v
+         where check_sequences[i] <> coalesce((select case when v.command_id = coalesce(check_seen[i], v.command_id) then v.sequence else -1 end
+                                                 from events v
                                                 where v.aggregate_type = of_aggregate_type and v.aggregate_id = check_names[i]
                                                   and v.sequence >= check_sequences[i]
                                                 order by v.sequence desc limit 1), 0);
@@ -235,4 +245,4 @@ end
 $$;
 
 revoke execute on function append_events(text, uuid[], json[], bytea[], bytea[], text[], interval, int[], text[], bigint[],
-                                         text[], text[], json[], int[], text[], bigint[]) from public;
+                                         uuid[], text[], text[], json[], int[], text[], bigint[], uuid[]) from public;

@@ -118,6 +118,25 @@ async fn a_unit_is_written_only_if_the_names_it_depends_on_stand_where_it_saw_th
     assert_eq!(names(&mut connection).await, ["a", "b", "e"]);
 }
 
+/// Behind a failover that lost the log's end, a version may be given again.
+#[tokio::test]
+async fn a_unit_is_written_only_if_what_it_saw_was_written_by_whom_it_saw() {
+    let mut connection = Database::new().await.connect().await;
+    let (writer, lost) = (new_id(), new_id());
+    Group::default().unit(writer).event("a", 0).event("b", 0).append(&mut connection).await.unwrap();
+    let group = Group::default().unit(new_id()).event_behind("a", 1, lost);
+    let group = group.unit(new_id()).event("c", 0).check_of("b", 1, lost);
+    let group = group.unit(new_id()).event("d", 0).check_of("b", 1, writer);
+    let group = group.unit(new_id()).event_behind("e", 0, lost);
+    let outcomes = group.unit(new_id()).event_behind("b", 1, writer).append(&mut connection).await.unwrap();
+    assert_eq!(outcomes[0].conflict(), ("conflict", Some("a"), Some(1)));
+    assert_eq!(outcomes[1].conflict(), ("conflict", Some("b"), Some(1)));
+    assert_eq!(outcomes[2].place(), ("appended", Some(3), Some(3)));
+    assert_eq!(outcomes[3].place(), ("appended", Some(4), Some(4)), "nobody has written what was never there");
+    assert_eq!(outcomes[4].place(), ("appended", Some(5), Some(5)));
+    assert_eq!(names(&mut connection).await, ["a", "b", "d", "e", "b"]);
+}
+
 #[tokio::test]
 async fn two_units_of_a_group_that_touch_one_name_are_refused_together() {
     let mut connection = Database::new().await.connect().await;

@@ -64,6 +64,7 @@ fn set_to(name: &str, seen: u64, payload: &str) -> Unit {
     let event = NewEvent {
         name: ConfigName::stored(name),
         expected_version: seen,
+        seen: None,
         event_type: "ConfigValueSet",
         payload: payload.to_owned(),
     };

@@ -42,6 +42,8 @@ pub struct Check {
     pub name: ConfigName,
     /// The version that it must have; 0 before its first event.
     pub version: u64,
+    /// The command that must have written that version; `None`: whichever.
+    pub seen: Option<Uuid>,
 }
 
 /// An idempotency key, and the answer that is kept under it.
@@ -69,6 +71,9 @@ pub struct NewEvent {
     pub name: ConfigName,
     /// The version that its writer saw; the event gets the next.
     pub expected_version: u64,
+    /// The command that had written that version; `None`: whichever. Behind a failover that lost the log's end, the same
+    /// version may be another's.
+    pub seen: Option<Uuid>,
     /// Its type's name.
     pub event_type: &'static str,
     /// JSON.
@@ -156,7 +161,8 @@ struct Run {
 
 const APPEND: &str = "
 select first_unit, last_unit, outcome, first_position, recorded_at, key_request_hash, key_answer
-  from append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
+  from append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
+                     $17, $18)";
 
 /// Appends the units and tells what became of each, in their order. No two may touch the same name.
 ///
@@ -189,12 +195,14 @@ pub(super) async fn append(
         .bind(of_events().map(|(unit, _)| index(unit)).collect::<Vec<_>>())
         .bind(of_events().map(|(_, event)| event.name.as_str()).collect::<Vec<_>>())
         .bind(of_events().map(|(_, event)| version(event.expected_version)).collect::<Vec<_>>())
+        .bind(of_events().map(|(_, event)| event.seen).collect::<Vec<_>>())
         .bind(of_events().map(|(_, event)| event.event_type).collect::<Vec<_>>())
         .bind(of_events().map(|_| EVENT_VERSION).collect::<Vec<_>>())
         .bind(of_events().map(|(_, event)| JsonText(&event.payload)).collect::<Vec<_>>())
         .bind(of_checks().map(|(unit, _)| index(unit)).collect::<Vec<_>>())
         .bind(of_checks().map(|(_, check)| check.name.as_str()).collect::<Vec<_>>())
         .bind(of_checks().map(|(_, check)| version(check.version)).collect::<Vec<_>>())
+        .bind(of_checks().map(|(_, check)| check.seen).collect::<Vec<_>>())
         .fetch_all(connection)
         .await?;
     outcomes(units, runs)

@@ -23,23 +23,15 @@ const SHARDS: usize = 4;
 
 /// The cache.
 #[derive(Debug)]
-pub(super) struct Remembered(Cache<ConfigName, Entry, Weight>);
-
-/// What is remembered, and how often the committer had connected then: behind a new connection there may be another server,
-/// which has lost what the one before acknowledged, and gives its versions again.
-#[derive(Clone, Debug)]
-struct Entry {
-    loaded: LoadedConfig,
-    connections: u64,
-}
+pub(super) struct Remembered(Cache<ConfigName, LoadedConfig, Weight>);
 
 /// What an entry weighs, in bytes.
 #[derive(Clone, Debug)]
 struct Weight;
 
-impl Weighter<ConfigName, Entry> for Weight {
-    fn weight(&self, name: &ConfigName, entry: &Entry) -> u64 {
-        u64::try_from(name.len() + entry.loaded.bytes() + ENTRY_BYTES).unwrap_or(u64::MAX)
+impl Weighter<ConfigName, LoadedConfig> for Weight {
+    fn weight(&self, name: &ConfigName, loaded: &LoadedConfig) -> u64 {
+        u64::try_from(name.len() + loaded.bytes() + ENTRY_BYTES).unwrap_or(u64::MAX)
     }
 }
 
@@ -51,14 +43,13 @@ impl Remembered {
         Self(Cache::with_options(options, Weight, DefaultHashBuilder::default(), DefaultLifecycle::default()))
     }
 
-    /// The names' states, when all are remembered, on the committer's present connection.
-    pub(super) fn all(&self, names: &[ConfigName], connections: u64) -> Option<Vec<LoadedConfig>> {
-        let entry = |name| self.0.get(name).filter(|entry| entry.connections == connections);
-        names.iter().map(|name| entry(name).map(|entry| entry.loaded)).collect()
+    /// The names' states, when all are remembered.
+    pub(super) fn all(&self, names: &[ConfigName]) -> Option<Vec<LoadedConfig>> {
+        names.iter().map(|name| self.0.get(name)).collect()
     }
 
-    pub(super) fn keep(&self, loaded: LoadedConfig, connections: u64) {
-        self.0.insert(loaded.name().clone(), Entry { loaded, connections });
+    pub(super) fn keep(&self, loaded: LoadedConfig) {
+        self.0.insert(loaded.name().clone(), loaded);
     }
 
     /// It is, or may be, out of date.
@@ -69,10 +60,9 @@ impl Remembered {
 
 #[cfg(test)]
 mod tests {
-    use chrono::DateTime;
     use cqrs_es::Aggregate;
     use serde_json::value::RawValue;
-    use shared::{event::ConfigValueEvent, moment::Moment, position::PositionToken, value::ConfigJson};
+    use shared::{event::ConfigValueEvent, value::ConfigJson};
 
     use super::*;
     use crate::domain::ConfigValue;
@@ -86,11 +76,10 @@ mod tests {
         let remembered = Remembered::new();
         let names: Vec<_> = (0..100).map(|n| ConfigName::stored(&n.to_string())).collect();
         for name in &names {
-            let (at, state) = (Moment(DateTime::UNIX_EPOCH), state.clone());
-            remembered.keep(LoadedConfig::new(name.clone(), state, PositionToken::ZERO, at), 1);
+            remembered.keep(LoadedConfig::new(name.clone(), state.clone(), None));
         }
         // Each has its value, and the one before.
-        let kept = names.iter().filter(|name| remembered.all(&[(*name).clone()], 1).is_some()).count();
+        let kept = names.iter().filter(|name| remembered.all(&[(*name).clone()]).is_some()).count();
         assert!((1..32).contains(&kept), "{kept} of 2 MiB each");
     }
 }

@@ -118,7 +118,6 @@ pub struct Handle {
     queue: mpsc::Sender<Waiting>,
     room: Arc<Semaphore>,
     room_bytes: usize,
-    connections: Arc<AtomicU64>,
     under_way: UnderWay,
     metrics: AppendMetrics,
 }
@@ -145,12 +144,6 @@ impl UnderWay {
 }
 
 impl Handle {
-    /// How often the committer has connected so far.
-    #[must_use]
-    pub fn connections(&self) -> u64 {
-        self.connections.load(Ordering::Acquire)
-    }
-
     /// Appends the unit; returns when it is durable and visible. While the database is away it is tried until `until`.
     ///
     /// # Errors
@@ -237,7 +230,6 @@ impl Committer {
         let room_bytes = usize::try_from(options.queue_bytes).unwrap_or(usize::MAX);
         let room = Arc::new(Semaphore::new(room_bytes));
         let connections = Connections::new(database, options.attempt_limit, metrics.connection.clone());
-        let opened = connections.opened();
         let under_way = UnderWay { since: Arc::default(), made: Instant::now() };
         let (outage, held_back) = (Outage::default(), None);
         let committer = Self {
@@ -249,7 +241,7 @@ impl Committer {
             under_way: under_way.clone(),
             held_back,
         };
-        (committer, Handle { queue: sender, room, room_bytes, connections: opened, under_way, metrics })
+        (committer, Handle { queue: sender, room, room_bytes, under_way, metrics })
     }
 
     /// Appends what comes until `stop`; then what is queued, and ends.

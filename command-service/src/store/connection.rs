@@ -1,14 +1,7 @@
 //! A connection that is kept between uses. One that was idle may be dead: that is asked before anything is sent on it whose
 //! outcome would then be unknown.
 
-use std::{
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{io, time::Duration};
 
 use shared::{
     metrics::{ConnectionMetrics, ErrorKind},
@@ -26,13 +19,13 @@ pub(super) struct Connections {
     /// Longest that one exchange with the server may take.
     limit: Duration,
     kept: Option<(PgConnection, Instant)>,
-    opened: Arc<AtomicU64>,
+    was_open: bool,
     metrics: ConnectionMetrics,
 }
 
 impl Connections {
     pub(super) fn new(database: PgConnectOptions, limit: Duration, metrics: ConnectionMetrics) -> Self {
-        Self { database, limit, kept: None, opened: Arc::default(), metrics }
+        Self { database, limit, kept: None, was_open: false, metrics }
     }
 
     /// Says in a span where the server is.
@@ -42,11 +35,6 @@ impl Connections {
             span.set("server.port", i64::from(self.database.get_port()));
             span.set("db.namespace", self.database.get_database().unwrap_or_default().to_owned());
         }
-    }
-
-    /// Counts how often one was opened.
-    pub(super) fn opened(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.opened)
     }
 
     /// The kept one, or a new one.
@@ -60,7 +48,7 @@ impl Connections {
             return Ok(connection);
         }
         let connection = self.bounded(self.database.connect()).await?;
-        if self.opened.fetch_add(1, Ordering::Release) > 0 {
+        if std::mem::replace(&mut self.was_open, true) {
             self.metrics.reconnected();
         }
         Ok(connection)

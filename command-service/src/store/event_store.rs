@@ -61,20 +61,18 @@ impl ConfigEventStore {
     pub async fn load(&self, scope: &CommandScope, names: Vec<ConfigName>) -> Result<Vec<LoadedConfig>, StoreError> {
         let remembered = match scope.freshness() {
             Freshness::Remembered => {
-                let remembered = self.remembered.all(&names, self.committer.connections());
+                let remembered = self.remembered.all(&names);
                 self.cache.of(if remembered.is_some() { CacheResult::Hit } else { CacheResult::Miss }).inc();
                 remembered
             }
             Freshness::Loaded => None,
         };
-        // Before the load: what is loaded may be of the server before a failover.
-        let connections = self.committer.connections();
         let loaded = match remembered {
             Some(remembered) => remembered,
             None => self.loader.load(names, scope.until()).await?,
         };
         for loaded in loaded.iter().filter(|loaded| !loaded.remembered) {
-            self.remembered.keep(LoadedConfig { remembered: true, ..loaded.clone() }, connections);
+            self.remembered.keep(LoadedConfig { remembered: true, ..loaded.clone() });
         }
         let latest = loaded.iter().map(|loaded| loaded.token).max_by_key(|token| token.position);
         let remembered = loaded.iter().any(|loaded| loaded.remembered);
@@ -134,9 +132,9 @@ impl ConfigEventStore {
             if event.is_none() {
                 return loaded.unchanged();
             }
-            let token = PositionToken::new(place, command_id);
+            let at = (place, command_id, recorded_at);
             place = place.next();
-            self.written(loaded, token, recorded_at)
+            self.written(loaded, at)
         });
         Ok(receipts.collect())
     }
@@ -198,12 +196,13 @@ impl ConfigEventStore {
     }
 
     /// A configuration whose event is in the log: it is remembered.
-    fn written(&self, mut loaded: LoadedConfig, token: PositionToken, recorded_at: Moment) -> Receipt {
+    fn written(&self, mut loaded: LoadedConfig, at: (Position, Uuid, Moment)) -> Receipt {
         let version = loaded.version + 1;
         loaded.state.set_version(version);
         let (previous, exists) = (loaded.previous.take(), loaded.state.value().is_some());
-        let state = LoadedConfig::new(loaded.name, loaded.state, token, recorded_at);
-        self.remembered.keep(LoadedConfig { remembered: true, ..state }, self.committer.connections());
+        let state = LoadedConfig::new(loaded.name, loaded.state, Some(at));
+        let (token, recorded_at) = (state.token, state.recorded_at);
+        self.remembered.keep(LoadedConfig { remembered: true, ..state });
         Receipt { version, token, recorded_at, changed: true, exists, previous }
     }
 
@@ -222,12 +221,17 @@ fn unit(scope: &CommandScope, decided: &[Decided], changes: bool, metadata: &Has
         event.as_ref().map(|event| NewEvent {
             name: loaded.name.clone(),
             expected_version: loaded.version,
+            seen: loaded.written_by,
             event_type: event.type_name(),
             payload: event.payload(),
         })
     };
     let check = |Decided { loaded, event }: &Decided| {
-        (changes && event.is_none()).then(|| Check { name: loaded.name.clone(), version: loaded.version })
+        (changes && event.is_none()).then(|| Check {
+            name: loaded.name.clone(),
+            version: loaded.version,
+            seen: loaded.written_by,
+        })
     };
     Unit {
         command_id,

@@ -12,7 +12,7 @@ use shared::{
     event::{AGGREGATE_TYPE, ConfigValueEvent},
     moment::Moment,
     name::ConfigName,
-    position::{Position, PositionToken},
+    position::Position,
 };
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
@@ -100,24 +100,23 @@ pub(super) fn read_only() -> sqlx::Error {
 /// When this release does not understand what is stored.
 pub(super) fn fold(name: ConfigName, last: Option<Row>) -> Result<LoadedConfig, StoreError> {
     let mut state = ConfigValue::default();
-    let (mut token, mut recorded_at) = (PositionToken::ZERO, Moment(DateTime::<Utc>::UNIX_EPOCH));
+    let mut at = None;
     if let Some(Row {
         sequence: Some(sequence),
         event_type: Some(event_type),
         event_version: Some(event_version),
         payload: Some(payload),
         position: Some(position),
-        recorded_at: Some(at),
+        recorded_at: Some(recorded_at),
         command_id: Some(command_id),
         ..
     }) = last
     {
         state.apply(ConfigValueEvent::from_stored(&event_type, &event_version, &payload)?);
         state.set_version(u64::try_from(sequence).unwrap_or(0));
-        token = PositionToken::new(Position::from_column(position), command_id);
-        recorded_at = Moment(at);
+        at = Some((Position::from_column(position), command_id, Moment(recorded_at)));
     }
-    Ok(LoadedConfig::new(name, state, token, recorded_at))
+    Ok(LoadedConfig::new(name, state, at))
 }
 
 /// All events of a name, oldest first: the framework's own interface asks for it, and tools that build on it.

@@ -1,7 +1,15 @@
 //! A configuration on its way from the log to a decision, and from there to an append.
 
+use chrono::DateTime;
 use cqrs_es::AggregateContext;
-use shared::{event::ConfigValueEvent, moment::Moment, name::ConfigName, position::PositionToken, value::ConfigJson};
+use shared::{
+    event::ConfigValueEvent,
+    moment::Moment,
+    name::ConfigName,
+    position::{Position, PositionToken},
+    value::ConfigJson,
+};
+use uuid::Uuid;
 
 use super::receipt::Receipt;
 use crate::domain::ConfigValue;
@@ -15,14 +23,21 @@ pub struct LoadedConfig {
     pub(super) version: u64,
     pub(super) previous: Option<ConfigJson>,
     pub(super) token: PositionToken,
+    /// The command that wrote its last event.
+    pub(super) written_by: Option<Uuid>,
     pub(super) recorded_at: Moment,
     pub(super) remembered: bool,
 }
 
 impl LoadedConfig {
-    pub(super) fn new(name: ConfigName, state: ConfigValue, token: PositionToken, recorded_at: Moment) -> Self {
+    /// Its last event stands at this place, and was written by this command at this moment.
+    pub(super) fn new(name: ConfigName, state: ConfigValue, last: Option<(Position, Uuid, Moment)>) -> Self {
         let (version, previous) = (state.version(), state.value().cloned());
-        Self { name, state, version, previous, token, recorded_at, remembered: false }
+        let token =
+            last.map_or(PositionToken::ZERO, |(position, command_id, _)| PositionToken::new(position, command_id));
+        let written_by = last.map(|(_, command_id, _)| command_id);
+        let recorded_at = last.map_or(Moment(DateTime::UNIX_EPOCH), |(.., recorded_at)| recorded_at);
+        Self { name, state, version, previous, token, written_by, recorded_at, remembered: false }
     }
 
     /// Of which configuration.

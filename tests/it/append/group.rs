@@ -19,8 +19,10 @@ pub(crate) struct Group {
     pub(crate) check_units: Vec<i32>,
     event_names: Vec<String>,
     event_expected: Vec<i64>,
+    event_seen: Vec<Option<Uuid>>,
     check_names: Vec<String>,
     check_sequences: Vec<i64>,
+    check_seen: Vec<Option<Uuid>>,
     key_hashes: Vec<Option<[u8; 32]>>,
     request_hashes: Vec<Option<[u8; 32]>>,
     answers: Vec<Option<String>>,
@@ -69,10 +71,11 @@ pub(crate) struct StoredEvent {
 const APPEND: &str = r#"
 select first_unit, last_unit, outcome, first_position, recorded_at, conflict_name, conflict_sequence, key_request_hash,
        key_answer
-  from append_events('ConfigValue', $1, array_fill('{}'::json, array[cardinality($1)]), $2, $3, $4, coalesce($5, '24 hours')::interval, $6, $7, $8,
+  from append_events('ConfigValue', $1, array_fill('{}'::json, array[cardinality($1)]), $2, $3, $4,
+                     coalesce($5, '24 hours')::interval, $6, $7, $8, $12,
                      array_fill('ConfigValueSet'::text, array[cardinality($6)]),
                      array_fill('1.0'::text, array[cardinality($6)]),
-                     array_fill('{"value":1}'::json, array[cardinality($6)]), $9, $10, $11)"#;
+                     array_fill('{"value":1}'::json, array[cardinality($6)]), $9, $10, $11, $13)"#;
 
 /// The statement of `postgres-es` 0.5.0, whose values are bound there.
 const STOCK_INSERT: &str = r#"
@@ -98,6 +101,7 @@ impl Group {
         self.event_units.push(self.last_unit());
         self.event_names.push(name.to_owned());
         self.event_expected.push(expected);
+        self.event_seen.push(None);
         self
     }
 
@@ -106,6 +110,21 @@ impl Group {
         self.check_units.push(self.last_unit());
         self.check_names.push(name.to_owned());
         self.check_sequences.push(sequence);
+        self.check_seen.push(None);
+        self
+    }
+
+    /// An event for the name, whose last sequence is expected to be this, and written by this command.
+    pub(crate) fn event_behind(mut self, name: &str, expected: i64, writer: Uuid) -> Self {
+        self = self.event(name, expected);
+        *self.event_seen.last_mut().expect("an event") = Some(writer);
+        self
+    }
+
+    /// A name that must have this sequence, written by this command.
+    pub(crate) fn check_of(mut self, name: &str, sequence: i64, writer: Uuid) -> Self {
+        self = self.check(name, sequence);
+        *self.check_seen.last_mut().expect("a check") = Some(writer);
         self
     }
 
@@ -137,6 +156,8 @@ impl Group {
             .bind(&self.check_units)
             .bind(&self.check_names)
             .bind(&self.check_sequences)
+            .bind(&self.event_seen)
+            .bind(&self.check_seen)
             .fetch_all(database)
             .await?;
         let mut outcomes: Vec<_> = runs.into_iter().flat_map(|run| self.units_of(run)).collect();

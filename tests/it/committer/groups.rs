@@ -133,7 +133,7 @@ async fn a_unit_is_judged_behind_those_that_write_what_it_depends_on_or_have_its
     let committer = Running::on(&database.url, CommitterOptions::default());
     let key = IdempotencyKey { hash: [1; 32], request: [2; 32] };
     let keyed = |unit: Unit, answer: &str| Unit { keyed: Some(Keyed { key, answer: answer.to_owned() }), ..unit };
-    let depends = Check { name: ConfigName::stored("a"), version: 0 };
+    let depends = Check { name: ConfigName::stored("a"), version: 0, seen: None };
     let mut log = HeldLog::take(&database).await;
     let mut first = pin!(committer.append(set("first", 0)));
     assert!(first.as_mut().now_or_never().is_none());

@@ -1,7 +1,7 @@
 //! What a command service remembers and somebody else changed behind its back: it may not refuse, nor answer that nothing
 //! changes, by memory; and what it grants by memory is verified.
 
-use end_to_end::{Answer, CommandService, Database};
+use end_to_end::{Answer, CommandService, Database, services::Running};
 use serde_json::json;
 
 use super::{Write, batch, delete, put, refused, rollback, stock_write, written};
@@ -113,6 +113,30 @@ async fn what_memory_grants_is_verified() {
 /// Behind a new connection there may be a server that has lost the last versions, and has given them to others since.
 #[tokio::test]
 async fn what_is_remembered_of_a_server_before_a_failover_decides_nothing() {
+    let (database, service) = failed_over().await;
+    assert_eq!(written(&put("b", 1).send(&service.client).await), (200, 1, true), "over a new connection");
+    assert_eq!(refused(&delete("a").send(&service.client).await), (410, None));
+    assert_eq!(names(&mut database.connect().await).await, ["a", "a", "b"]);
+}
+
+/// The first write behind a failover is decided before anybody knows of it.
+#[tokio::test]
+async fn what_was_decided_before_a_failover_was_noticed_is_decided_anew() {
+    for (write, outcome) in [
+        (delete("a"), (410, None)),
+        (put("a", "3").with("if-match", "\"2\""), (412, Some(0))),
+        (batch(json!([{"op": "set", "name": "a", "value": "3", "if_version": 2}])), (412, Some(0))),
+    ] {
+        let (database, service) = failed_over().await;
+        assert_eq!(refused(&write.send(&service.client).await), outcome, "{write:?}");
+        assert_eq!(names(&mut database.connect().await).await, ["a", "a"]);
+        // Nothing of it is left behind: what comes next is decided once.
+        assert_eq!(written(&put("a", "4").send(&service.client).await), (200, 3, true));
+    }
+}
+
+/// A service that knows `a` as `"2"`, its second version, which its server has lost and given to a deletion.
+async fn failed_over() -> (Database, Running) {
     let database = Database::new().await;
     let service = CommandService::start(&database).await;
     for value in ["1", "2"] {
@@ -126,9 +150,7 @@ async fn what_is_remembered_of_a_server_before_a_failover_decides_nothing() {
               where datname = current_database() and pid <> pg_backend_pid()",
         )
         .await;
-    assert_eq!(written(&put("b", 1).send(&service.client).await), (200, 1, true), "over a new connection");
-    assert_eq!(refused(&delete("a").send(&service.client).await), (410, None));
-    assert_eq!(names(&mut database.connect().await).await, ["a", "a", "b"]);
+    (database, service)
 }
 
 /// Of a batch of one operation.
