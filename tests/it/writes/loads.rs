@@ -224,10 +224,11 @@ fn in_time() -> Instant {
     Instant::now() + PATIENCE
 }
 
-/// The session that waits for the log's table, and since when.
+/// The newest session that waits for the log's table, and since when.
 async fn until_a_load_waits(watcher: &mut PgConnection, since: Option<DateTime<Utc>>) -> (i32, DateTime<Utc>) {
     let waiting = "select pid, query_start from pg_stat_activity
-                    where datname = current_database() and wait_event_type = 'Lock' and query like '%wanted (name, index)%'";
+                    where datname = current_database() and wait_event_type = 'Lock' and query like '%wanted (name, index)%'
+                    order by query_start desc limit 1";
     until("a load waits", async || {
         let found: Option<(i32, DateTime<Utc>)> =
             sqlx::query_as(waiting).fetch_optional(&mut *watcher).await.expect("it answers");
@@ -258,6 +259,27 @@ async fn a_load_that_is_cancelled_is_done_again_and_one_that_is_not_done_in_time
     assert_eq!(lane.load_one("0", soon()).await, Err("late"));
     holding.rollback().await.unwrap();
     assert_eq!(lane.load_one("0", in_time()).await, Ok(1));
+    lane.end().await;
+}
+
+/// Nobody says that the link is dead, or the server stuck: an exchange has a limit of its own, well within a command's.
+#[tokio::test]
+async fn a_load_that_is_not_answered_is_cut_off_and_done_again_on_another_connection() {
+    let database = Database::new().await;
+    fill(&mut database.connect().await, 0..1).await;
+    let lane = OneLane::on(&database);
+    let (mut holder, mut watcher) = (database.connect().await, database.connect().await);
+    let mut holding = holder.begin().await.unwrap();
+    sqlx::query("lock table events in access exclusive mode").execute(&mut *holding).await.unwrap();
+    let cut_off = async {
+        let (stuck, began) = until_a_load_waits(&mut watcher, None).await;
+        later(Duration::from_secs(8)).await;
+        let (again, _) = until_a_load_waits(&mut watcher, Some(began)).await;
+        assert_ne!(again, stuck);
+        holding.rollback().await.unwrap();
+    };
+    let (loaded, ()) = tokio::join!(lane.load_one("0", in_time()), cut_off);
+    assert_eq!(loaded, Ok(1));
     lane.end().await;
 }
 
