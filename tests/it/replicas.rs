@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use embedded_postgres::StopMode;
-use end_to_end::{CommandService, Database, LogLines, QueryService, cluster, until};
+use end_to_end::{CommandService, Database, LogLines, Proxy, QueryService, cluster, until};
 use serde_json::json;
 use sqlx::Executor;
 
@@ -73,6 +73,32 @@ async fn until_its_first_replay_is_complete_it_is_not_ready() {
     holder.execute("rollback").await.unwrap();
     query.until_ready().await;
     assert_eq!(query.client.value("a").await.short(), (200, "1"));
+}
+
+/// What is applied before readers see it is limited in events, and in bytes.
+#[tokio::test]
+async fn of_a_log_that_comes_slowly_readers_see_the_first_while_the_rest_is_on_its_way() {
+    for (events, value_bytes, bytes_that_come, seen) in [(20, 1 << 20, 12 << 20, 8), (20_000, 0, 1 << 20, 4_999)] {
+        let database = Database::new().await;
+        let network = Proxy::to(&database).await;
+        let query = QueryService::start(&network.database).await;
+        network.stall_after(bytes_that_come);
+        let fill = format!(
+            "insert into events
+             select 'ConfigValue', 'a', i, 'ConfigValueSet', '1.0',
+                    ('{{\"value\":\"' || repeat('x', {value_bytes}) || '\"}}')::json, '{{}}', i,
+                    '2024-01-15T10:30:00Z'::timestamptz + i * interval '1 s', gen_random_uuid(), 0
+               from generate_series(1, {events}) i"
+        );
+        database.execute(&fill).await;
+        let first = until("some of it is seen", async || {
+            let told = query.client.get("/v1/projection").await.json();
+            (told["position"] != 0).then_some(told)
+        })
+        .await;
+        assert_eq!((&first["position"], &first["status"]), (&json!(seen), &json!("live")), "{events} events: {first}");
+        assert_eq!(query.client.get_json("/v1/config/a").await.json()["version"], seen);
+    }
 }
 
 #[tokio::test]
