@@ -1,4 +1,4 @@
-//! Lists: pages of one state while writers write, tags, counts, and what is no list.
+//! Lists: pages of one state while writers write, tags, counts, how many long ones at once, and what is no list.
 
 use std::{
     sync::{
@@ -8,9 +8,13 @@ use std::{
     time::Instant,
 };
 
-use end_to_end::{CommandService, Database, QueryService, until};
+use end_to_end::{Client, CommandService, Database, QueryService, until};
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+    task::JoinSet,
+};
 
 use super::{folded, get, items, next, position};
 
@@ -266,4 +270,49 @@ async fn a_page_of_a_past_that_was_rewritten_is_refused() {
         (refused.status.as_u16(), &refused.json()["type"]),
         (409, &json!("urn:config-api:problem:position-diverged"))
     );
+}
+
+/// Begins to read an answer on a connection that takes in little, and leaves it there.
+async fn left_unread(client: &Client, path: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("the system lets us");
+    let address = client.base().strip_prefix("http://").and_then(|address| address.parse().ok());
+    let mut stream = socket.connect(address.expect("plain HTTP")).await.expect("it listens");
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.expect("it reads");
+    let mut status = [0; 12];
+    stream.read_exact(&mut status).await.expect("it answers");
+    assert_eq!(&status, b"HTTP/1.1 200", "{path}");
+    stream
+}
+
+/// Each holds a state, or a piece of the log, for as long as its client reads.
+#[tokio::test]
+async fn long_answers_of_all_kinds_share_one_limit_and_a_place_is_free_again_when_one_ends() {
+    let database = Database::new().await;
+    // Far more than the system takes in for a client that does not read.
+    database
+        .execute(
+            "insert into events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
+             select 'ConfigValue', 'a' || i, 1, 'ConfigValueSet', '1.0',
+                    ('{\"value\":\"' || repeat('x', 1024 * 1024) || '\"}')::json, '{}'
+               from generate_series(1, 16) i",
+        )
+        .await;
+    let query = QueryService::start(&database).await;
+    let client = &query.client;
+    const LONG: [&str; 4] = ["/v1/config", "/v1/config?at=16", "/v1/events?limit=16", "/v1/watch?initial=true"];
+    let mut sent = vec![];
+    for path in LONG.iter().cycle().take(64) {
+        sent.push(left_unread(client, path).await);
+    }
+    for path in LONG {
+        let refused = client.get_json(path).await;
+        assert_eq!((refused.status.as_u16(), refused.header("retry-after")), (503, "1"), "{path}: {refused:?}");
+        assert_eq!(refused.json()["type"], "urn:config-api:problem:too-many-lists", "{path}");
+    }
+    for short in ["/v1/config?fields=name", "/v1/config?at=16&fields=name", "/v1/events?from=16", "/v1/config/a1"] {
+        assert_eq!(client.get(short).await.status, 200, "{short} needs no place");
+    }
+    sent.pop();
+    until("a place is free", async || (client.get("/v1/config?at=16").await.status == 200).then_some(())).await;
 }
