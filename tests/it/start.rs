@@ -380,3 +380,39 @@ async fn the_log_can_be_made_to_tell_more_while_a_service_runs() {
     assert!(log.iter().any(|line| line.contains("from info,sqlx=warn to debug,sqlx=warn")), "{log:#?}");
     assert!(!log.iter().any(|line| line.contains("/config/silent")), "{log:#?}");
 }
+
+#[tokio::test]
+async fn a_log_that_tells_more_tells_no_secret() {
+    let database = Database::new().await;
+    let arguments = ["--database-url", &database.url, "--log-filter", "debug"];
+    let service = Process::start("config-api", &arguments).await;
+    let client = &service.client;
+    client.until_ready().await;
+    let set = |name: &str, value: &str| {
+        serde_json::json!({"operations": [{"op": "set", "name": name, "value": value}]}).to_string()
+    };
+    for (name, value) in [("db_password", "hunter2"), ("open", "hunter3")] {
+        client.put(name, value).await;
+        assert_eq!(client.value(name).await.short(), (200, value));
+        for path in ["", "/history", "/versions/1"] {
+            assert_eq!(client.get_json(&format!("/v1/config/{name}{path}")).await.status, 200);
+        }
+        for (path, body) in [
+            ("/v1/batch", set(name, "another")),
+            (&*format!("/v1/config/{name}/rollback"), r#"{"version":1}"#.to_owned()),
+        ] {
+            assert_eq!(client.send(reqwest::Method::POST, path, &[], Some(body)).await.status, 200, "{path}");
+        }
+        for path in ["/v1/config", "/v1/config?at=1", "/v1/diff?from=0", "/v1/events"] {
+            assert_eq!(client.get(path).await.status, 200, "{path}");
+        }
+        assert_eq!(client.delete(name).await.status, 200);
+    }
+    service.terminate();
+    let (_, log) = service.ended().await;
+    for line in ["GET /config/db_password - Value: [redacted]", "GET /config/open - Value: \"hunter3\""] {
+        assert!(log.iter().any(|told| told.contains(line)), "{line}: {log:#?}");
+    }
+    let secret: Vec<_> = log.iter().filter(|line| line.contains("hunter2")).collect();
+    assert!(secret.is_empty(), "{secret:#?}");
+}
