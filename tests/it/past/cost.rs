@@ -158,7 +158,15 @@ async fn a_page_over_a_long_range_of_the_log_does_not_read_the_range() {
     let mut session = database.connect().await;
     fill(&mut session, 1, EVENTS).await;
     let query = QueryService::start(&database).await;
-    for question in ["/v1/config?at=59000&limit=10", "/v1/diff?from=10&to=59000&limit=10"].repeat(3) {
+    for question in [
+        "/v1/config?at=59000&limit=10",
+        "/v1/diff?from=10&to=59000&limit=10",
+        "/v1/events?from=10&limit=10",
+        "/v1/config/hot/history?limit=10",
+        "/v1/config/hot/history?limit=10&order=asc",
+    ]
+    .repeat(3)
+    {
         let answer = query.client.get(question).await;
         assert_eq!(answer.status, 200, "{question}: {answer:?}");
     }
