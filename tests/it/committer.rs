@@ -9,7 +9,10 @@ use command_service::{
 use end_to_end::{Answer, Client, CommandService, Page, wait::PATIENCE};
 use reqwest::Method;
 use shared::{metrics::Metrics, name::ConfigName};
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::append::group::new_id;
@@ -51,7 +54,8 @@ impl Running {
 
     /// Appends, and gives it up soon: the time is the behaviour, not a wait for something else.
     async fn append_until_soon(&self, unit: Unit) -> Result<Appended, AppendError> {
-        self.handle.append(unit, Instant::now() + Duration::from_millis(300)).await
+        let appended = self.handle.append(unit, Instant::now() + Duration::from_millis(300));
+        timeout(PATIENCE, appended).await.expect("it is given up when its time is up")
     }
 }
 

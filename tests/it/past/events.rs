@@ -185,7 +185,7 @@ async fn there_is_a_limit_to_followers_and_a_place_is_free_again_when_one_goes()
     for _ in 0..64 {
         followers.push(Follower::begin(&query.client, "0").await.expect("it follows"));
     }
-    let refused = query.client.get_json("/v1/events?follow=true").await;
+    let refused = timeout(PATIENCE, query.client.get_json("/v1/events?follow=true")).await.expect("it does not follow");
     assert_eq!((refused.status.as_u16(), refused.header("retry-after")), (503, "1"), "{refused:?}");
     assert_eq!(refused.json()["type"], "urn:config-api:problem:too-many-followers");
     followers.pop();
