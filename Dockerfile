@@ -4,12 +4,14 @@
 #   docker build --target query-service   -t config-api/query-service .
 #   docker build --target config-api      -t config-api/config-api .
 #
-# The same source gives the same binary (deploy/reproducible): versions are locked, paths are the image's, nothing looks at the time.
+# The same source gives the same binary (deploy/reproducible): versions are locked, paths are the image's, and the one part
+# in C that has the time of its build in it (mimalloc) is told another.
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /build
 ENV CARGO_INCREMENTAL=0 \
     CARGO_PROFILE_RELEASE_STRIP=symbols \
+    SOURCE_DATE_EPOCH=0 \
     RUSTFLAGS="--remap-path-prefix=/build=/ --remap-path-prefix=/usr/local/cargo=/cargo"
 
 # What the programs depend on, in a layer of its own, which lasts until a manifest changes: built with sources that say nothing.

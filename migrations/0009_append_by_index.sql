@@ -1,11 +1,11 @@
--- append_events() takes its arrays' elements by their index instead of unnesting them: a plpgsql function has its arrays laid
--- out for that, and an unnest of eight copies each element twice. An event's place is counted only where units are left out,
--- and not sorted for. JSON comes as JSON, read once on its way in, and a unit's metadata once for all its events.
+-- append_events() compares who wrote a name's last event, and no longer its number alone: behind a failover that lost the log's end
+-- the same number may be another's event, and what was decided on the lost one must be decided anew.
 --
--- It also compares who wrote a name's last event, and no longer its number alone: behind a failover that lost the log's end the same
--- number may be another's event, and what was decided on the lost one must be decided anew.
+-- It takes its arrays' elements by their index instead of unnesting them: a plpgsql function has its arrays laid out for that, and an
+-- unnest of eight copies each element twice. An event's place is counted only where units are left out, and not sorted for. Events
+-- come as JSON, read once on its way in, and a unit's metadata once for all its events.
 --
--- What it writes and answers, and the order rule of 0004, are as they were in 0008.
+-- What it writes, the form of its answer, and the order rule of 0004 are as they were in 0008.
 --
 -- The old function goes at once, and not a release later: none that calls it was released.
 
@@ -35,7 +35,8 @@ drop function append_events(text, uuid[], bytea[], bytea[], text[], interval, in
 --          repeated  its events already were (the same unit, with the same command_id); the old receipt. The lock was taken, so this waits for
 --                    durability like any append
 --          answered  its idempotency key is taken; what was asked and answered then
---          conflict  conflict_name now has conflict_sequence (0 = never written); nothing of the unit was written
+--          conflict  conflict_name now has conflict_sequence (0 = never written), or has it from another command than was seen;
+--                    nothing of the unit was written
 create function append_events(
     of_aggregate_type   text,
     unit_command_ids    uuid[],
@@ -91,7 +92,7 @@ declare
     places     int[];
     -- per unit: that it is not written now. Null as long as all are
     left_out   boolean[];
-    -- which events' names, and which checks, stand elsewhere than expected. Null when none do
+    -- which events' names, and which checks, stand elsewhere than was seen, or there by another command. Null when none do
     stale      int[];
     stale_checks int[];
 begin
@@ -112,26 +113,26 @@ begin
     clock := clock_timestamp();
     moment := greatest(clock, moment + interval '1 microsecond');
 
-    -- Who stands elsewhere than its writer saw it? Only from the expected sequence on: the index is read a page at a time, and
-    -- a page may hold a hundred versions of one name.
+    -- Who stands elsewhere than its writer saw it, or has there what another command wrote? Only from the expected sequence on: the
+    -- index is read a page at a time, and a page may hold a hundred versions of one name.
     select array_agg(i) into stale
       from generate_series(1, events_in) i
-     where event_expected[i] <> coalesce((select case when v.command_id = coalesce(event_seen[i], v.command_id) then v.sequence else -1 end
-                                            from events v
-                                           where v.aggregate_type = of_aggregate_type and v.aggregate_id = event_names[i]
-                                             and v.sequence >= event_expected[i]
-                                           order by v.sequence desc limit 1), 0);
+     where not coalesce((select v.sequence = event_expected[i] and v.command_id = coalesce(event_seen[i], v.command_id)
+                           from events v
+                          where v.aggregate_type = of_aggregate_type and v.aggregate_id = event_names[i]
+                            and v.sequence >= event_expected[i]
+                          order by v.sequence desc limit 1), event_expected[i] = 0);
     if checks_in > 0 then
         if exists (select from unnest(check_units) as c (unit) where c.unit not between 1 and units) then
             raise exception 'checks must name units by their index, from 1 on' using errcode = 'invalid_parameter_value';
         end if;
         select array_agg(i) into stale_checks
           from generate_series(1, checks_in) i
-         where check_sequences[i] <> coalesce((select case when v.command_id = coalesce(check_seen[i], v.command_id) then v.sequence else -1 end
-                                                 from events v
-                                                where v.aggregate_type = of_aggregate_type and v.aggregate_id = check_names[i]
-                                                  and v.sequence >= check_sequences[i]
-                                                order by v.sequence desc limit 1), 0);
+         where not coalesce((select v.sequence = check_sequences[i] and v.command_id = coalesce(check_seen[i], v.command_id)
+                               from events v
+                              where v.aggregate_type = of_aggregate_type and v.aggregate_id = check_names[i]
+                                and v.sequence >= check_sequences[i]
+                              order by v.sequence desc limit 1), check_sequences[i] = 0);
     end if;
 
     -- Was it written before? Then its names have moved on, by its own events. A unit's positions have no hole, so its last event

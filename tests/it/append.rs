@@ -135,6 +135,13 @@ async fn a_unit_is_written_only_if_what_it_saw_was_written_by_whom_it_saw() {
     assert_eq!(outcomes[3].place(), ("appended", Some(4), Some(4)), "nobody has written what was never there");
     assert_eq!(outcomes[4].place(), ("appended", Some(5), Some(5)));
     assert_eq!(names(&mut connection).await, ["a", "b", "d", "e", "b"]);
+
+    // What was written is found again, though its names now have what it wrote itself, and its check no longer holds.
+    let of_e = log(&mut connection).await[3].command_id;
+    let group = Group::default().unit(new_id()).event_behind("a", 1, writer).check_of("e", 1, of_e);
+    assert_eq!(group.append(&mut connection).await.unwrap()[0].place(), ("appended", Some(6), Some(6)));
+    Group::default().unit(new_id()).event("e", 1).append(&mut connection).await.unwrap();
+    assert_eq!(group.append(&mut connection).await.unwrap()[0].place(), ("repeated", Some(6), Some(6)));
 }
 
 #[tokio::test]

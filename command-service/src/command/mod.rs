@@ -184,6 +184,10 @@ impl CommandBus {
         let loaded = self.store.load(scope, vec![name.clone()]).await?;
         let last_version = loaded.first().map_or(0, LoadedConfig::version);
         if matches!(to, Past::Version(version) if version <= last_version) {
+            if scope.is_remembered() {
+                // A failover may have lost it: only a load can tell.
+                return Ok(StoreError::Stale.into());
+            }
             return Ok(StoreError::Append(AppendError::Conflict).into());
         }
         Ok(refused(Refusal::NoSuchVersion { last_version }, 0))

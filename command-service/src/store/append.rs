@@ -126,18 +126,22 @@ pub enum Appended {
     },
 }
 
+/// What Postgres knows the types `json` and `json[]` by, in every version.
+const JSON: Oid = Oid(114);
+const JSON_ARRAY: Oid = Oid(199);
+
 /// JSON for a `json` column, which keeps its text. sqlx's own type is that of `jsonb`, which does not.
 struct JsonText<'a>(&'a str);
 
 impl Type<Postgres> for JsonText<'_> {
     fn type_info() -> PgTypeInfo {
-        PgTypeInfo::with_oid(Oid(114))
+        PgTypeInfo::with_oid(JSON)
     }
 }
 
 impl PgHasArrayType for JsonText<'_> {
     fn array_type_info() -> PgTypeInfo {
-        PgTypeInfo::with_oid(Oid(199))
+        PgTypeInfo::with_oid(JSON_ARRAY)
     }
 }
 
@@ -161,8 +165,8 @@ struct Run {
 
 const APPEND: &str = "
 select first_unit, last_unit, outcome, first_position, recorded_at, key_request_hash, key_answer
-  from append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
-                     $17, $18)";
+  from append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
+                     $18)";
 
 /// Appends the units and tells what became of each, in their order. No two may touch the same name.
 ///

@@ -51,14 +51,23 @@ impl StoreError {
         Self::Load(Arc::new(error))
     }
 
-    /// Whether the event store is out of reach, and nothing was written: another attempt may succeed.
+    /// Whether the event store is out of reach, or did not read for a reason that passes, and nothing was written.
     #[must_use]
     pub fn is_away(&self) -> bool {
         match self {
-            Self::Load(error) => meaning(error) == Meaning::ConnectionLost,
+            Self::Load(error) => may_succeed_later(error),
             Self::Append(error) => matches!(error, AppendError::Unavailable),
             Self::Late => true,
             _ => false,
         }
     }
+}
+
+/// SQLSTATEs of a read that may succeed at another time: somebody cancelled it; the server is full; a deadlock.
+const READ_NOT_NOW: [&str; 3] = ["57014", "53300", "40P01"];
+
+/// Whether the same read may succeed at another time, or on another connection.
+pub(super) fn may_succeed_later(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| READ_NOT_NOW.contains(&&*code)) || meaning(error) == Meaning::ConnectionLost
 }

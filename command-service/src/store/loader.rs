@@ -3,12 +3,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use shared::{
-    backoff::Backoff,
-    database::{Meaning, meaning},
-    name::ConfigName,
-    telemetry::Chain,
-};
+use shared::{backoff::Backoff, name::ConfigName, telemetry::Chain};
 use sqlx::postgres::PgConnectOptions;
 use tokio::{
     sync::{Mutex, mpsc, oneshot},
@@ -16,7 +11,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{connection::Connections, error::StoreError, load, loaded::LoadedConfig, outage::Outage};
+use super::{
+    connection::Connections,
+    error::{StoreError, may_succeed_later},
+    load,
+    loaded::LoadedConfig,
+    outage::Outage,
+};
 use crate::metrics::LoadMetrics;
 
 /// Statements that are under way at once, each on a connection of its own: a name with a long history holds up one of them.
@@ -30,9 +31,6 @@ const QUEUE: usize = 4096;
 
 /// Longest that one exchange with the server may take: several fit into a command's time.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(8);
-
-/// SQLSTATEs of a statement that may succeed at another time: somebody cancelled it; the server is full; a deadlock.
-const NOT_NOW: [&str; 3] = ["57014", "53300", "40P01"];
 
 /// The names of one command.
 struct Wanted {
@@ -219,9 +217,7 @@ enum Failure {
 
 impl Failure {
     fn of(error: sqlx::Error) -> Self {
-        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-        let not_now = code.as_deref().is_some_and(|code| NOT_NOW.contains(&code));
-        if not_now || meaning(&error) == Meaning::ConnectionLost { Self::Away(error) } else { Self::Refused(error) }
+        if may_succeed_later(&error) { Self::Away(error) } else { Self::Refused(error) }
     }
 }
 

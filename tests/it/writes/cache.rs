@@ -130,9 +130,21 @@ async fn what_was_decided_before_a_failover_was_noticed_is_decided_anew() {
         let (database, service) = failed_over().await;
         assert_eq!(refused(&write.send(&service.client).await), outcome, "{write:?}");
         assert_eq!(names(&mut database.connect().await).await, ["a", "a"]);
-        // Nothing of it is left behind: what comes next is decided once.
+        // Nothing of it is left behind.
         assert_eq!(written(&put("a", "4").send(&service.client).await), (200, 3, true));
     }
+}
+
+#[tokio::test]
+async fn a_version_that_a_failover_lost_never_was_whatever_is_remembered() {
+    let database = Database::new().await;
+    let service = CommandService::start(&database).await;
+    for value in ["1", "2"] {
+        service.client.put("a", value).await;
+    }
+    database.rewrite_from(2, &[]).await;
+    assert_eq!(refused(&rollback("a", json!({ "version": 2 })).send(&service.client).await), (404, None));
+    assert_eq!(names(&mut database.connect().await).await, ["a"]);
 }
 
 /// A service that knows `a` as `"2"`, its second version, which its server has lost and given to a deletion.

@@ -1,7 +1,8 @@
 //! Rollbacks: a configuration becomes what it was, by a new event.
 
-use end_to_end::{CommandService, Database, Standalone};
+use end_to_end::{CommandService, Database, Standalone, until};
 use serde_json::{Value, json};
+use sqlx::Connection;
 
 use super::{Write, put, refused, rollback, written};
 use crate::{append::group::names, committer::outages::set_read_only};
@@ -169,4 +170,26 @@ async fn each_fault_of_a_rollback_is_named_and_nothing_is_written() {
         assert!(told["detail"].as_str().unwrap().contains(sentence), "{sentence:?} is not in {told}");
     }
     assert_eq!(names(&mut database.connect().await).await, before);
+}
+
+/// What somebody else's tool cancelled may be asked for again, and is no fault of the service.
+#[tokio::test]
+async fn a_rollback_whose_look_back_is_cancelled_is_unavailable_and_nothing_is_written() {
+    let (database, standalone) = with_history().await;
+    let (mut holder, mut watcher) = (database.connect().await, database.connect().await);
+    let mut holding = holder.begin().await.unwrap();
+    sqlx::query("lock table events in access exclusive mode").execute(&mut *holding).await.unwrap();
+    let cancelled = async {
+        until("the look back waits", async || {
+            let cancel = "select pg_cancel_backend(pid) from pg_stat_activity
+                           where datname = current_database() and wait_event_type = 'Lock' and query like '%e.sequence = $3%'";
+            sqlx::query_scalar::<_, bool>(cancel).fetch_optional(&mut watcher).await.expect("it answers")
+        })
+        .await;
+        holding.rollback().await.unwrap();
+    };
+    let asked = rollback("a", json!({ "version": 1 }));
+    let (answer, ()) = tokio::join!(asked.send(&standalone.client), cancelled);
+    assert_eq!((answer.status.as_u16(), answer.header("retry-after").is_empty()), (503, false), "{answer:?}");
+    assert_eq!(names(&mut database.connect().await).await.len(), 3);
 }
