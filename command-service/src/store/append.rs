@@ -165,8 +165,7 @@ struct Run {
 
 const APPEND: &str = "
 select first_unit, last_unit, outcome, first_position, recorded_at, key_request_hash, key_answer
-  from append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
-                     $18)";
+  from append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)";
 
 /// Appends the units and tells what became of each, in their order. No two may touch the same name.
 ///

@@ -137,24 +137,25 @@ async fn what_was_decided_before_a_failover_was_noticed_is_decided_anew() {
 
 #[tokio::test]
 async fn a_version_that_a_failover_lost_never_was_whatever_is_remembered() {
-    let database = Database::new().await;
-    let service = CommandService::start(&database).await;
-    for value in ["1", "2"] {
-        service.client.put("a", value).await;
-    }
-    database.rewrite_from(2, &[]).await;
+    let (database, service) = with_a_version_lost().await;
     assert_eq!(refused(&rollback("a", json!({ "version": 2 })).send(&service.client).await), (404, None));
     assert_eq!(names(&mut database.connect().await).await, ["a"]);
 }
 
-/// A service that knows `a` as `"2"`, its second version, which its server has lost and given to a deletion.
-async fn failed_over() -> (Database, Running) {
+/// A service that knows `a` as `"2"`, its second version, which its server has lost.
+async fn with_a_version_lost() -> (Database, Running) {
     let database = Database::new().await;
     let service = CommandService::start(&database).await;
     for value in ["1", "2"] {
         service.client.put("a", value).await;
     }
     database.rewrite_from(2, &[]).await;
+    (database, service)
+}
+
+/// The same, and its server has given that version to a deletion, behind a new connection.
+async fn failed_over() -> (Database, Running) {
+    let (database, service) = with_a_version_lost().await;
     database.execute(&stock_write("a", None)).await;
     database
         .execute(

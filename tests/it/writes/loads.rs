@@ -14,7 +14,7 @@ use end_to_end::{
 use futures_util::future::join_all;
 use shared::{metrics::Metrics, name::ConfigName};
 use sqlx::{
-    Connection, PgConnection,
+    Connection, PgConnection, Postgres, Transaction,
     types::chrono::{DateTime, Utc},
 };
 use tokio::{task::JoinSet, time::Instant};
@@ -52,8 +52,7 @@ async fn first_writes_to_many_names_at_once_load_them_by_few_statements() {
     let service = CommandService::start(&database).await;
     // Nobody can read the log until all of them are asked for.
     let mut holder = database.connect().await;
-    let mut holding = holder.begin().await.unwrap();
-    sqlx::query("lock table events in access exclusive mode").execute(&mut *holding).await.unwrap();
+    let holding = log_held(&mut holder).await;
     let mut writing = JoinSet::new();
     for name in 0..NAMES {
         writing.spawn(put(&format!("n{name}"), 1).sent_to(service.client.clone()));
@@ -224,6 +223,13 @@ fn in_time() -> Instant {
     Instant::now() + PATIENCE
 }
 
+/// Nobody reads the log until this is rolled back.
+async fn log_held(holder: &mut PgConnection) -> Transaction<'_, Postgres> {
+    let mut holding = holder.begin().await.expect("a transaction");
+    sqlx::query("lock table events in access exclusive mode").execute(&mut *holding).await.expect("the lock");
+    holding
+}
+
 /// The newest session that waits for the log's table, and since when.
 async fn until_a_load_waits(watcher: &mut PgConnection, since: Option<DateTime<Utc>>) -> (i32, DateTime<Utc>) {
     let waiting = "select pid, query_start from pg_stat_activity
@@ -243,8 +249,7 @@ async fn a_load_that_is_cancelled_is_done_again_and_one_that_is_not_done_in_time
     fill(&mut database.connect().await, 0..1).await;
     let lane = OneLane::on(&database);
     let (mut holder, mut watcher) = (database.connect().await, database.connect().await);
-    let mut holding = holder.begin().await.unwrap();
-    sqlx::query("lock table events in access exclusive mode").execute(&mut *holding).await.unwrap();
+    let holding = log_held(&mut holder).await;
     let cancelled = async {
         let (pid, began) = until_a_load_waits(&mut watcher, None).await;
         sqlx::query("select pg_cancel_backend($1)").bind(pid).execute(&mut watcher).await.unwrap();
@@ -254,8 +259,7 @@ async fn a_load_that_is_cancelled_is_done_again_and_one_that_is_not_done_in_time
     let (loaded, ()) = tokio::join!(lane.load_one("0", in_time()), cancelled);
     assert_eq!(loaded, Ok(1));
 
-    let mut holding = holder.begin().await.unwrap();
-    sqlx::query("lock table events in access exclusive mode").execute(&mut *holding).await.unwrap();
+    let holding = log_held(&mut holder).await;
     assert_eq!(lane.load_one("0", soon()).await, Err("late"));
     holding.rollback().await.unwrap();
     assert_eq!(lane.load_one("0", in_time()).await, Ok(1));
@@ -269,8 +273,7 @@ async fn a_load_that_is_not_answered_is_cut_off_and_done_again_on_another_connec
     fill(&mut database.connect().await, 0..1).await;
     let lane = OneLane::on(&database);
     let (mut holder, mut watcher) = (database.connect().await, database.connect().await);
-    let mut holding = holder.begin().await.unwrap();
-    sqlx::query("lock table events in access exclusive mode").execute(&mut *holding).await.unwrap();
+    let holding = log_held(&mut holder).await;
     let cut_off = async {
         let (stuck, began) = until_a_load_waits(&mut watcher, None).await;
         later(Duration::from_secs(8)).await;
@@ -316,8 +319,7 @@ async fn a_write_that_could_not_be_decided_in_its_time_is_given_up_and_never_wri
     let database = Database::new().await;
     let service = CommandService::start(&database).await;
     let (mut holder, mut watcher) = (database.connect().await, database.connect().await);
-    let mut holding = holder.begin().await.unwrap();
-    sqlx::query("lock table events in access exclusive mode").execute(&mut *holding).await.unwrap();
+    let holding = log_held(&mut holder).await;
     let mut writing = JoinSet::new();
     writing.spawn(put("a", 1).sent_to(service.client.clone()));
     until("its load waits", async || {
