@@ -53,6 +53,7 @@ impl App {
             config.database.clone(),
             CommitterOptions { key_lifetime: config.key_lifetime, ..CommitterOptions::default() },
             AppendMetrics::new(&config.metrics),
+            config.hands_to.clone(),
         );
         tasks.spawn("committer", |stop| committer.run(stop));
 

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use shared::{
     clock::Clock,
-    database,
+    database, handover,
     http::healthcheck::HealthcheckArgs,
     ids::Ids,
     metrics::Metrics,
@@ -105,6 +105,8 @@ pub struct Config {
     pub redaction: Redaction,
     /// Follows the projection in which a write is to be visible before it is answered: the standalone's own.
     pub visible_in: Option<Applied>,
+    /// That projection's tail, to which what was appended is handed.
+    pub hands_to: Option<handover::Giver>,
     /// The time.
     pub clock: Clock,
     /// Identities.
@@ -140,6 +142,7 @@ impl Config {
             key_lifetime: DEFAULT_KEY_LIFETIME,
             redaction: Redaction::by_default(),
             visible_in: None,
+            hands_to: None,
             clock: Clock::system(),
             ids: Ids::time_ordered(),
             metrics: Metrics::of("command-service"),

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use shared::{
     database::{self, Access},
+    handover::Giver,
     http::health::{Check, DatabaseCheck, EventStoreCheck, Health},
     position::Applied,
     service::{Farewell, ServeError, Service},
@@ -50,6 +51,7 @@ pub enum BuildError {
 #[derive(Debug)]
 pub struct App {
     projection: Arc<Published>,
+    handover: Giver,
     service: Service,
 }
 
@@ -76,7 +78,9 @@ impl App {
         };
         let watch_metrics = WatchMetrics::new(&config.metrics, config.clock);
         let hub = Arc::new(Hub::new(config.watching.watchers, config.watching.ring_bytes, watch_metrics));
-        let tail = Tail::new(options, Arc::clone(&projection), Arc::clone(&hub), Arc::clone(&status));
+        let handover = Giver::default();
+        let (projected, watched) = (Arc::clone(&projection), Arc::clone(&hub));
+        let tail = Tail::new(options, projected, watched, Arc::clone(&status), handover.taker());
         let mut tasks = CriticalTasks::default();
         tasks.spawn("tail", |stop| tail.run(stop));
         let log = database::pool(config.database.clone(), LOG_CONNECTIONS);
@@ -112,13 +116,19 @@ impl App {
             pools: vec![health_pool, log, missed],
             farewells: vec![Farewell::new(move || stop.cancel()), Farewell::new(move || hub.stop())],
         };
-        Ok(Self { projection, service })
+        Ok(Self { projection, handover, service })
     }
 
     /// How far the projection is: the standalone answers a write when its own projection has it.
     #[must_use]
     pub fn applied(&self) -> Applied {
         self.projection.applied()
+    }
+
+    /// Where whoever appends in the same process hands over what it appended.
+    #[must_use]
+    pub fn handover(&self) -> Giver {
+        self.handover.clone()
     }
 
     /// For whoever serves it together with others.

@@ -20,6 +20,7 @@ pub const ALL: &[&Definition] = &[
     &LAST_CONTACT,
     &CONFIGURATIONS,
     &EVENTS_APPLIED,
+    &HANDED_OVER,
     &APPLY_DELAY,
     &REPLAYING,
     &REPLAY_EVENTS,
@@ -95,6 +96,12 @@ const EVENTS_APPLIED: Definition = Definition::counter(
     "config_projection_events_applied_total",
     &[],
     "Events that were applied for readers in following the log; those of replays are not among them.",
+);
+
+const HANDED_OVER: Definition = Definition::counter(
+    "config_projection_events_handed_over_total",
+    &[],
+    "Events among those applied that the same process had appended, and that were not read from the log: config-api's own writes.",
 );
 
 const APPLY_DELAY: Definition = Definition::histogram(
@@ -210,6 +217,7 @@ pub(crate) const FOLLOWERS_LIMIT: Definition =
 #[derive(Clone, Debug)]
 pub(crate) struct TailMetrics {
     pub(crate) events_applied: IntCounter,
+    pub(crate) handed_over: IntCounter,
     pub(crate) replays: Counters<ReplayCause>,
     pub(crate) replay_failures: IntCounter,
     pub(crate) connection: ConnectionMetrics,
@@ -223,6 +231,7 @@ impl TailMetrics {
         connection.is_down();
         Self {
             events_applied: metrics.counter(&EVENTS_APPLIED),
+            handed_over: metrics.counter(&HANDED_OVER),
             replays: metrics.counters(&REPLAYS),
             replay_failures: metrics.counter(&REPLAY_FAILURES),
             connection,

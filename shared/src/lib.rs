@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! name, value ─► event ─► position        what is stored, and where in the log
+//! handover                                what a process wrote itself, on its way to its own projection
 //! schema ─► database ─► backoff           where it is stored
 //! settings ─► telemetry, redaction        how a process is set up and what it tells
 //! clock, ids, metrics                     what is passed in, so that tests can say what it is
@@ -14,6 +15,7 @@ pub mod database;
 mod digits;
 pub mod event;
 pub mod file_limit;
+pub mod handover;
 pub mod http;
 pub mod ids;
 pub mod metrics;

@@ -74,6 +74,7 @@ impl App {
             metrics,
             // What a write has done, the next read shows: the old system's promise.
             visible_in: Some(query.applied()),
+            hands_to: Some(query.handover()),
             ..command_service::Config::new(database("config-api command")?)
         })
         .await?;

@@ -7,6 +7,7 @@ use sqlx::{Executor, postgres::PgListener};
 
 use self::group::{Group, insert_stock, log, names, new_id, sqlstate};
 
+mod anchored;
 pub(crate) mod group;
 mod stock;
 

@@ -32,7 +32,7 @@ struct Running {
 impl Running {
     fn on(url: &str, options: CommitterOptions) -> Self {
         let config = CommandService::config(url);
-        let (committer, handle) = Committer::new(config.database, options, AppendMetrics::new(&config.metrics));
+        let (committer, handle) = Committer::new(config.database, options, AppendMetrics::new(&config.metrics), None);
         let (stop, mut task) = (CancellationToken::new(), JoinSet::new());
         task.spawn(committer.run(stop.clone()));
         Self { handle, metrics: config.metrics, stop, task }
@@ -66,6 +66,7 @@ fn set(name: &str, seen: u64) -> Unit {
 
 fn set_to(name: &str, seen: u64, payload: &str) -> Unit {
     let event = NewEvent {
+        lineage: None,
         name: ConfigName::stored(name),
         expected_version: seen,
         seen: None,

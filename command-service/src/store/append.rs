@@ -74,6 +74,8 @@ pub struct NewEvent {
     /// The command that had written that version; `None`: whichever. Behind a failover that lost the log's end, the same
     /// version may be another's.
     pub seen: Option<Uuid>,
+    /// Of which that version is; `None`: it was loaded, and so may be anybody's.
+    pub lineage: Option<Lineage>,
     /// Its type's name.
     pub event_type: &'static str,
     /// JSON.
@@ -89,6 +91,46 @@ impl Unit {
         let checks = self.checks.iter().map(|check| check.name.len());
         events.chain(checks).sum::<usize>() + self.keyed.as_ref().map_or(0, |keyed| keyed.answer.len())
     }
+}
+
+/// What one committer has appended since it first did, or since the log was found to have lost some of it. As long as the newest of
+/// these events is in the log, all of them are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lineage(u64);
+
+/// A lineage, and its newest event.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Anchored {
+    pub(super) lineage: Lineage,
+    /// Its place, and the command that wrote it; `None` before the first append.
+    pub(super) anchor: Option<(Position, Uuid)>,
+}
+
+impl Anchored {
+    /// Behind an append, which has found these events in the log, or put them there.
+    fn behind(self, holds: bool, events: impl Iterator<Item = (Position, Uuid)>) -> Self {
+        let Self { lineage, anchor } = self;
+        let (lineage, anchor) = if holds { (lineage, anchor) } else { (Lineage(lineage.0 + 1), None) };
+        Self { lineage, anchor: events.chain(anchor).max_by_key(|(position, _)| *position) }
+    }
+
+    /// Whether the name's last version must be looked up, though the anchor holds.
+    fn asks_for(self, event: &NewEvent) -> bool {
+        event.expected_version > 0 && event.lineage != Some(self.lineage)
+    }
+}
+
+/// What became of a group.
+#[derive(Debug)]
+pub(super) struct Group {
+    /// Of each unit, in their order.
+    pub(super) outcomes: Vec<Outcome>,
+    /// What the next append can rely on.
+    pub(super) anchored: Anchored,
+    /// The command that wrote the log's last event before it.
+    pub(super) head: Option<Uuid>,
+    /// The server process that carried it out.
+    pub(super) server_process: u32,
 }
 
 /// What became of a unit.
@@ -114,6 +156,8 @@ pub enum Appended {
         first: Position,
         /// When, by the database's clock under the log's lock.
         recorded_at: Moment,
+        /// Whose newest events they were then.
+        lineage: Lineage,
     },
     /// It had no events; its answer is kept.
     Noted,
@@ -161,11 +205,15 @@ struct Run {
     recorded_at: Option<DateTime<Utc>>,
     key_request_hash: Option<Vec<u8>>,
     key_answer: Option<String>,
+    head_command_id: Option<Uuid>,
+    anchor_holds: bool,
+    server_process: i32,
 }
 
 const APPEND: &str = "
-select first_unit, last_unit, outcome, first_position, recorded_at, key_request_hash, key_answer
-  from append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)";
+select first_unit, last_unit, outcome, first_position, recorded_at, key_request_hash, key_answer, head_command_id, anchor_holds,
+       pg_backend_pid() as server_process
+  from append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)";
 
 /// Appends the units and tells what became of each, in their order. No two may touch the same name.
 ///
@@ -174,7 +222,8 @@ pub(super) async fn append(
     connection: &mut PgConnection,
     units: &[&Unit],
     key_lifetime: Duration,
-) -> Result<Vec<Outcome>, sqlx::Error> {
+    anchored: Anchored,
+) -> Result<Group, sqlx::Error> {
     let index = |index: usize| i32::try_from(index + 1).expect("a group is far smaller than 2^31 units");
     let of_events = || {
         units.iter().enumerate().flat_map(|(unit, Unit { events, .. })| events.iter().map(move |event| (unit, event)))
@@ -186,6 +235,8 @@ pub(super) async fn append(
     // Without any key the arrays are empty, and the server looks for none.
     let keyed = units.iter().any(|unit| unit.keyed.is_some());
     let keys = || units.iter().filter(|_| keyed).map(|unit| unit.keyed.as_ref());
+    let looked_up =
+        (0..).zip(of_events()).filter(|(_, (_, event))| anchored.asks_for(event)).map(|(event, _)| index(event));
     let lifetime = i64::try_from(key_lifetime.as_micros()).expect("a key lives for days");
     let runs = sqlx::query_as::<_, Run>(APPEND)
         .bind(AGGREGATE_TYPE)
@@ -206,28 +257,49 @@ pub(super) async fn append(
         .bind(of_checks().map(|(_, check)| check.name.as_str()).collect::<Vec<_>>())
         .bind(of_checks().map(|(_, check)| version(check.version)).collect::<Vec<_>>())
         .bind(of_checks().map(|(_, check)| check.seen).collect::<Vec<_>>())
+        .bind(anchored.anchor.map(|(position, _)| position.to_parameter()))
+        .bind(anchored.anchor.map(|(_, command_id)| command_id))
+        .bind(looked_up.collect::<Vec<_>>())
         .fetch_all(connection)
         .await?;
-    outcomes(units, runs)
+    let Some(Run { head_command_id: head, anchor_holds, server_process, .. }) = runs.first() else {
+        return Err(not_understood("nothing"));
+    };
+    let (head, holds, server_process) = (*head, *anchor_holds, server_process.cast_unsigned());
+    let found = runs.iter().filter_map(|run| last_of(units, run));
+    let anchored = anchored.behind(holds, found);
+    Ok(Group { outcomes: outcomes(units, runs, anchored.lineage)?, anchored, head, server_process })
+}
+
+/// The units that a row speaks of.
+fn units_of<'a>(units: &'a [&'a Unit], run: &Run) -> Option<&'a [&'a Unit]> {
+    units.get(usize::try_from(run.first_unit - 1).ok()?..usize::try_from(run.last_unit).ok()?)
+}
+
+/// The last event of the units that a row tells to be in the log.
+fn last_of(units: &[&Unit], run: &Run) -> Option<(Position, Uuid)> {
+    let first = run.first_position?;
+    let units = units_of(units, run)?;
+    let events: usize = units.iter().map(|unit| unit.events.len()).sum();
+    let last = units.iter().rfind(|unit| !unit.events.is_empty())?;
+    Some((Position::from_column(first + i64::try_from(events).ok()? - 1), last.command_id))
 }
 
 /// What became of each unit.
-fn outcomes(units: &[&Unit], runs: Vec<Run>) -> Result<Vec<Outcome>, sqlx::Error> {
+fn outcomes(units: &[&Unit], runs: Vec<Run>, lineage: Lineage) -> Result<Vec<Outcome>, sqlx::Error> {
     let mut outcomes: Vec<Option<Outcome>> = vec![None; units.len()];
     for run in runs {
-        let first = usize::try_from(run.first_unit - 1).unwrap_or(usize::MAX);
-        let last = usize::try_from(run.last_unit).unwrap_or(0);
-        let (Some(units), Some(outcomes)) = (units.get(first..last), outcomes.get_mut(first..last)) else {
-            return Err(not_understood("units that it was not given"));
-        };
+        let Some(of_run) = units_of(units, &run) else { return Err(not_understood("units that it was not given")) };
+        let outcomes = outcomes.iter_mut().skip(usize::try_from(run.first_unit - 1).unwrap_or(usize::MAX));
+        let outcomes = of_run.iter().zip(outcomes);
         match (run.outcome.as_str(), run.first_position, run.recorded_at, run.key_request_hash, run.key_answer) {
             (word @ ("appended" | "repeated"), Some(position), Some(recorded_at), ..) => {
                 let repeated = word == "repeated";
                 let (mut first, mut recorded_at) = (Position::from_column(position), recorded_at);
-                for (unit, outcome) in units.iter().zip(outcomes) {
+                for (unit, outcome) in outcomes {
                     let appended = match unit.events.len() {
                         0 => Appended::Noted,
-                        _ => Appended::Written { first, recorded_at: Moment(recorded_at) },
+                        _ => Appended::Written { first, recorded_at: Moment(recorded_at), lineage },
                     };
                     *outcome = Some(Outcome::Done { appended, repeated });
                     first.0 += u64::try_from(unit.events.len()).unwrap_or(u64::MAX);
@@ -236,9 +308,10 @@ fn outcomes(units: &[&Unit], runs: Vec<Run>) -> Result<Vec<Outcome>, sqlx::Error
             }
             ("answered", .., Some(request), Some(answer)) => {
                 let appended = Appended::Answered { request, answer };
-                outcomes.fill(Some(Outcome::Done { appended, repeated: false }));
+                let answered = Outcome::Done { appended, repeated: false };
+                outcomes.for_each(|(_, outcome)| *outcome = Some(answered.clone()));
             }
-            ("conflict", ..) => outcomes.fill(Some(Outcome::Conflict)),
+            ("conflict", ..) => outcomes.for_each(|(_, outcome)| *outcome = Some(Outcome::Conflict)),
             (other, ..) => return Err(not_understood(other)),
         }
     }

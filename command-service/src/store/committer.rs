@@ -13,7 +13,9 @@ use std::{
 use shared::{
     backoff::Backoff,
     database::{Meaning, meaning},
+    handover::{self, AppendedEvent, AppendedUnit},
     name::ConfigName,
+    position::Position,
     telemetry::{
         Chain,
         spans::{self, TraceSpan},
@@ -29,9 +31,10 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::{
-    append::{Appended, Outcome, Unit, append},
+    append::{Anchored, Appended, Group, NewEvent, Outcome, Unit, append},
     connection::Connections,
     outage::Outage,
     trace::UnitTrace,
@@ -212,6 +215,8 @@ pub struct Committer {
     outage: Outage,
     metrics: AppendMetrics,
     under_way: UnderWay,
+    anchored: Anchored,
+    hands_to: Option<handover::Giver>,
     /// Taken from the queue, but touches a name of the group before it.
     held_back: Option<Waiting>,
 }
@@ -223,15 +228,20 @@ impl std::fmt::Debug for Committer {
 }
 
 impl Committer {
-    /// A committer with a connection of its own, and the handle to it.
+    /// A committer with a connection of its own, and the handle to it. What it appends, it also hands to `hands_to`.
     #[must_use]
-    pub fn new(database: PgConnectOptions, options: Options, metrics: AppendMetrics) -> (Self, Handle) {
+    pub fn new(
+        database: PgConnectOptions,
+        options: Options,
+        metrics: AppendMetrics,
+        hands_to: Option<handover::Giver>,
+    ) -> (Self, Handle) {
         let (sender, queue) = mpsc::channel(options.queue_units);
         let room_bytes = usize::try_from(options.queue_bytes).unwrap_or(usize::MAX);
         let room = Arc::new(Semaphore::new(room_bytes));
         let connections = Connections::new(database, options.attempt_limit, metrics.connection.clone());
         let under_way = UnderWay { since: Arc::default(), made: Instant::now() };
-        let (outage, held_back) = (Outage::default(), None);
+        let (outage, anchored, held_back) = (Outage::default(), Anchored::default(), None);
         let committer = Self {
             queue,
             options,
@@ -239,6 +249,8 @@ impl Committer {
             outage,
             metrics: metrics.clone(),
             under_way: under_way.clone(),
+            anchored,
+            hands_to,
             held_back,
         };
         (committer, Handle { queue: sender, room, room_bytes, under_way, metrics })
@@ -301,11 +313,12 @@ impl Committer {
         while let Some((group, mut perhaps_written)) = open.pop() {
             let Some(mut group) = self.still_wanted(group, perhaps_written) else { continue };
             let failure = match self.attempt(&group).await {
-                Ok(outcomes) => {
+                Ok(appended) => {
                     if let Some(away) = self.outage.over() {
                         tracing::info!("Appends get through again after {} ms", away.as_millis());
                     }
-                    self.answer(group, outcomes);
+                    self.anchored = appended.anchored;
+                    self.answer(group, appended);
                     continue;
                 }
                 Err(failure) => failure,
@@ -359,7 +372,7 @@ impl Committer {
         span
     }
 
-    async fn attempt(&mut self, group: &[Waiting]) -> Result<Vec<Outcome>, Failure> {
+    async fn attempt(&mut self, group: &[Waiting]) -> Result<Group, Failure> {
         let attempted = self.attempt_once(group).await;
         if let Err(failure) = &attempted {
             self.connections.failed(&failure.error);
@@ -367,12 +380,12 @@ impl Committer {
         attempted
     }
 
-    async fn attempt_once(&mut self, group: &[Waiting]) -> Result<Vec<Outcome>, Failure> {
+    async fn attempt_once(&mut self, group: &[Waiting]) -> Result<Group, Failure> {
         let mut connection = self.connections.take().await.map_err(Failure::before)?;
         let units: Vec<_> = group.iter().map(|waiting| &waiting.unit).collect();
         let mut span = self.statement(group);
         let began = Instant::now();
-        let appending = append(&mut connection, &units, self.options.key_lifetime);
+        let appending = append(&mut connection, &units, self.options.key_lifetime, self.anchored);
         let appended = self.connections.bounded(appending).await.map_err(Failure::during);
         match &appended {
             Ok(_) => self.metrics.appended(began.elapsed(), group.iter().map(|waiting| waiting.bytes)),
@@ -394,8 +407,21 @@ impl Committer {
         (!wanted.is_empty()).then_some(wanted)
     }
 
-    fn answer(&self, group: Vec<Waiting>, outcomes: Vec<Outcome>) {
-        for (waiting, outcome) in group.into_iter().zip(outcomes) {
+    /// What was appended is on its way to the projection before its callers hear of it.
+    fn answer(&self, group: Vec<Waiting>, appended: Group) {
+        let Group { outcomes, head, server_process, .. } = appended;
+        let mut told = Vec::with_capacity(group.len());
+        let mut handing = self.hands_to.as_ref().map(|to| (to, Handing::default()));
+        for (Waiting { unit, answer, .. }, outcome) in group.into_iter().zip(outcomes) {
+            if let Some((_, handing)) = &mut handing {
+                handing.add(unit, &outcome);
+            }
+            told.push((answer, outcome));
+        }
+        if let Some((to, handing)) = handing {
+            handing.give(to, head, server_process);
+        }
+        for (to, outcome) in told {
             let (answer, counted) = match outcome {
                 Outcome::Done { appended, repeated } => {
                     let answered = matches!(appended, Appended::Answered { .. });
@@ -406,7 +432,7 @@ impl Committer {
             };
             self.metrics.units.of(counted).inc();
             // A caller that is gone no longer asks.
-            let _gone = waiting.answer.send(answer);
+            let _gone = to.send(answer);
         }
     }
 
@@ -421,6 +447,47 @@ impl Committer {
             self.metrics.units.of(counted).inc();
             let _gone = waiting.answer.send(Err(error.clone()));
         }
+    }
+}
+
+/// What a group appended, on its way to the projection.
+#[derive(Default)]
+struct Handing {
+    first: Option<Position>,
+    units: Vec<AppendedUnit>,
+    /// An attempt that was cut off had appended some of it.
+    incomplete: bool,
+}
+
+impl Handing {
+    /// The next unit of the group, and what became of it.
+    fn add(&mut self, unit: Unit, outcome: &Outcome) {
+        let Outcome::Done { appended: Appended::Written { first, recorded_at, .. }, repeated } = *outcome else {
+            return;
+        };
+        if repeated {
+            self.incomplete = true;
+            return;
+        }
+        self.first.get_or_insert(first);
+        let Unit { command_id, events, metadata, .. } = unit;
+        let event = |event: NewEvent| AppendedEvent {
+            name: event.name,
+            version: event.expected_version + 1,
+            event_type: event.event_type,
+            payload: event.payload,
+        };
+        let events = events.into_iter().map(event).collect();
+        self.units.push(AppendedUnit { command_id, recorded_at, metadata, events });
+    }
+
+    fn give(self, to: &handover::Giver, head: Option<Uuid>, server_process: u32) {
+        if self.incomplete {
+            to.skip();
+        }
+        let Some(first) = self.first else { return };
+        let behind = head.map(|command_id| (Position(first.0 - 1), command_id));
+        to.give(handover::Appended { behind, units: self.units }, server_process);
     }
 }
 

@@ -6,7 +6,6 @@ use cqrs_es::{AggregateError, EventEnvelope, EventStore};
 use shared::{
     event::ConfigValueEvent,
     metrics::Counters,
-    moment::Moment,
     name::ConfigName,
     position::{Position, PositionToken},
     telemetry::{self, spans},
@@ -21,7 +20,7 @@ use super::{
     committer::{self, AppendError},
     error::StoreError,
     load,
-    loaded::{Decided, LoadedConfig},
+    loaded::{Decided, LastEvent, LoadedConfig},
     loader,
     past::{self, Former, Past},
     receipt::{CommandScope, Freshness, Receipt},
@@ -112,8 +111,10 @@ impl ConfigEventStore {
             return Ok(decided.into_iter().map(|decided| decided.loaded.unchanged()).collect());
         }
         let command_id = scope.command_id();
-        let (first, recorded_at) = match self.append_unit(scope, &decided, changes, metadata).await {
-            Ok(Appended::Written { first, recorded_at }) => (first, recorded_at),
+        let first = match self.append_unit(scope, &decided, changes, metadata).await {
+            Ok(Appended::Written { first: position, recorded_at, lineage }) => {
+                LastEvent { position, command_id, recorded_at, lineage: Some(lineage) }
+            }
             Ok(Appended::Noted) => {
                 return Ok(decided.into_iter().map(|decided| decided.loaded.unchanged()).collect());
             }
@@ -132,8 +133,8 @@ impl ConfigEventStore {
             if event.is_none() {
                 return loaded.unchanged();
             }
-            let at = (place, command_id, recorded_at);
-            place = place.next();
+            let at = place;
+            place.position = place.position.next();
             self.written(loaded, at)
         });
         Ok(receipts.collect())
@@ -196,7 +197,7 @@ impl ConfigEventStore {
     }
 
     /// A configuration whose event is in the log: it is remembered.
-    fn written(&self, mut loaded: LoadedConfig, at: (Position, Uuid, Moment)) -> Receipt {
+    fn written(&self, mut loaded: LoadedConfig, at: LastEvent) -> Receipt {
         let version = loaded.version + 1;
         loaded.state.set_version(version);
         let (previous, exists) = (loaded.previous.take(), loaded.state.value().is_some());
@@ -222,6 +223,7 @@ fn unit(scope: &CommandScope, decided: &[Decided], changes: bool, metadata: &Has
             name: loaded.name.clone(),
             expected_version: loaded.version,
             seen: loaded.written_by,
+            lineage: loaded.lineage,
             event_type: event.type_name(),
             payload: event.payload(),
         })

@@ -17,7 +17,10 @@ use shared::{
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::{error::StoreError, loaded::LoadedConfig};
+use super::{
+    error::StoreError,
+    loaded::{LastEvent, LoadedConfig},
+};
 use crate::domain::ConfigValue;
 
 /// A name's last event; of a name that was never written only the first two are there.
@@ -114,7 +117,8 @@ pub(super) fn fold(name: ConfigName, last: Option<Row>) -> Result<LoadedConfig, 
     {
         state.apply(ConfigValueEvent::from_stored(&event_type, &event_version, &payload)?);
         state.set_version(u64::try_from(sequence).unwrap_or(0));
-        at = Some((Position::from_column(position), command_id, Moment(recorded_at)));
+        let (position, recorded_at) = (Position::from_column(position), Moment(recorded_at));
+        at = Some(LastEvent { position, command_id, recorded_at, lineage: None });
     }
     Ok(LoadedConfig::new(name, state, at))
 }

@@ -11,8 +11,19 @@ use shared::{
 };
 use uuid::Uuid;
 
-use super::receipt::Receipt;
+use super::{append::Lineage, receipt::Receipt};
 use crate::domain::ConfigValue;
+
+/// The event that a configuration's state is of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LastEvent {
+    pub(super) position: Position,
+    /// Which command wrote it.
+    pub(super) command_id: Uuid,
+    pub(super) recorded_at: Moment,
+    /// Of which it is, if this process appended it.
+    pub(super) lineage: Option<Lineage>,
+}
 
 /// A configuration as it was loaded, and where in the log that is.
 #[derive(Clone, Debug)]
@@ -25,19 +36,20 @@ pub struct LoadedConfig {
     pub(super) token: PositionToken,
     /// The command that wrote its last event.
     pub(super) written_by: Option<Uuid>,
+    /// Of which that event is, if this process appended it.
+    pub(super) lineage: Option<Lineage>,
     pub(super) recorded_at: Moment,
     pub(super) remembered: bool,
 }
 
 impl LoadedConfig {
-    /// Its last event stands at this place, and was written by this command at this moment.
-    pub(super) fn new(name: ConfigName, state: ConfigValue, last: Option<(Position, Uuid, Moment)>) -> Self {
+    /// It is as its last event left it; `None`: it was never written.
+    pub(super) fn new(name: ConfigName, state: ConfigValue, last: Option<LastEvent>) -> Self {
         let (version, previous) = (state.version(), state.value().cloned());
-        let token =
-            last.map_or(PositionToken::ZERO, |(position, command_id, _)| PositionToken::new(position, command_id));
-        let written_by = last.map(|(_, command_id, _)| command_id);
-        let recorded_at = last.map_or(Moment(DateTime::UNIX_EPOCH), |(.., recorded_at)| recorded_at);
-        Self { name, state, version, previous, token, written_by, recorded_at, remembered: false }
+        let token = last.map_or(PositionToken::ZERO, |last| PositionToken::new(last.position, last.command_id));
+        let recorded_at = last.map_or(Moment(DateTime::UNIX_EPOCH), |last| last.recorded_at);
+        let (written_by, lineage) = (last.map(|last| last.command_id), last.and_then(|last| last.lineage));
+        Self { name, state, version, previous, token, written_by, lineage, recorded_at, remembered: false }
     }
 
     /// Of which configuration.

@@ -28,7 +28,7 @@ mod outage;
 mod health;
 
 pub use answer::Answer;
-pub use append::{Appended, Check, IdempotencyKey, Keyed, NewEvent, Unit};
+pub use append::{Appended, Check, IdempotencyKey, Keyed, Lineage, NewEvent, Unit};
 pub use committer::{AppendError, Committer, Handle as CommitterHandle, Options as CommitterOptions};
 pub use error::StoreError;
 pub use event_store::ConfigEventStore;

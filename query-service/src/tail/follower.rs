@@ -2,10 +2,12 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use shared::{backoff::Backoff, position::Position, telemetry::Chain};
+use shared::{backoff::Backoff, handover::Taker, position::Position, telemetry::Chain};
+use tokio::time::Instant;
 
 use super::{
     Options,
+    handed::{self, Place},
     link::{Hints, Link, LinkError, Wake},
     live::Live,
     outage::Outages,
@@ -31,6 +33,7 @@ pub(super) struct Follower {
     hub: Arc<Hub>,
     status: Arc<Status>,
     options: Options,
+    handed: Taker,
     /// What readers see; `None` before the first replay is complete, and when the log it was folded from was rewritten.
     live: Option<Live>,
     /// The log from zero, while that is wanted.
@@ -63,10 +66,16 @@ enum Next {
 }
 
 impl Follower {
-    pub(super) fn new(projection: Arc<Published>, hub: Arc<Hub>, status: Arc<Status>, options: Options) -> Self {
+    pub(super) fn new(
+        projection: Arc<Published>,
+        hub: Arc<Hub>,
+        status: Arc<Status>,
+        options: Options,
+        handed: Taker,
+    ) -> Self {
         let (live, replay, halt) = (None, None, None);
         let (cause, followed, said_started) = (ReplayCause::Start, false, false);
-        Self { projection, hub, status, options, live, replay, cause, halt, followed, said_started }
+        Self { projection, hub, status, options, handed, live, replay, cause, halt, followed, said_started }
     }
 
     /// Whether the log was ever read; a wrong schema is then no fault of the set-up, and is waited out.
@@ -119,16 +128,57 @@ impl Follower {
         }
     }
 
+    /// Until the log is to be read again. What this process appends itself is applied meanwhile.
     async fn wait(&mut self, link: &mut Link) -> Result<(), LinkError> {
-        let wake = tokio::select! {
-            wake = link.wait(self.options.poll_interval) => wake?,
-            () = self.status.rebuild_asked() => Wake::Poll,
-            () = copied(&mut self.replay) => Wake::Poll,
-        };
-        if let Wake::Hint(head) = wake {
-            self.status.update(|now| now.head = now.head.max(head));
+        let until = Instant::now() + self.options.poll_interval;
+        loop {
+            let wake = tokio::select! {
+                wake = link.wait(until, &self.handed) => wake?,
+                () = self.status.rebuild_asked() => Wake::Poll,
+                () = copied(&mut self.replay) => Wake::Poll,
+                () = self.handed.arrived() => Wake::Handed,
+            };
+            match wake {
+                Wake::Handed if self.apply_handed() => {}
+                Wake::Handed | Wake::Poll => return Ok(()),
+                Wake::Hint(head) => {
+                    self.status.update(|now| now.head = now.head.max(head));
+                    return Ok(());
+                }
+            }
         }
-        Ok(())
+    }
+
+    /// Whether all that has arrived is applied; otherwise the log is to be read.
+    fn apply_handed(&mut self) -> bool {
+        let taken = self.handed.take();
+        let Some(live) = &mut self.live else { return false };
+        if self.replay.is_some() || self.halt.is_some() {
+            return false;
+        }
+        let mut complete = taken.complete;
+        for appended in &taken.appended {
+            complete &= match handed::place(appended, live.anchor()) {
+                Place::Applied => true,
+                Place::Next => {
+                    let events = handed::apply(appended, live);
+                    live.publish();
+                    self.options.metrics.handed_over.inc_by(events.as_ref().map_or(0, |events| *events));
+                    events.is_ok()
+                }
+                Place::Elsewhere => false,
+            };
+            if !complete {
+                break;
+            }
+        }
+        let position = live.position();
+        self.status.update(|now| now.head = now.head.max(position));
+        if complete {
+            self.status.heard();
+            self.status.at_the_end();
+        }
+        complete
     }
 
     /// One page for readers, and one of the replay: readers keep up while it runs.

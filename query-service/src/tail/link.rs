@@ -1,9 +1,10 @@
 //! The tail's one connection. Everything that it does is bounded, so that a link that died silently is noticed.
 
-use std::time::Duration;
+use std::{iter, time::Duration};
 
 use shared::{
     database::{self, Access},
+    handover::Taker,
     metrics::ErrorKind,
     position::Position,
     schema::{self, SchemaError},
@@ -12,7 +13,7 @@ use sqlx::{
     Acquire, Connection, PgConnection,
     postgres::{PgListener, PgPoolOptions},
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Options;
 
@@ -67,6 +68,8 @@ pub(super) enum Wake {
     Hint(Position),
     /// Nothing did: time to look.
     Poll,
+    /// This process appended something itself.
+    Handed,
 }
 
 /// Whether news is hinted at.
@@ -117,14 +120,16 @@ impl Link {
         Ok(head.map_or(Position::ZERO, Position::from_column))
     }
 
-    /// Waits for a hint, for `poll_interval` at most. Several hints are one.
-    pub(super) async fn wait(&mut self, poll_interval: Duration) -> Result<Wake, LinkError> {
-        let Ok(hint) = timeout(poll_interval, self.listener.try_recv()).await else { return Ok(Wake::Poll) };
-        let mut hint = hint?.ok_or(LinkError::Closed)?;
-        while let Some(newer) = self.listener.next_buffered() {
-            hint = newer;
+    /// Waits for a hint, until then at most. Several hints are one; those of a server process whose appends are `handed` over are none.
+    pub(super) async fn wait(&mut self, until: Instant, handed: &Taker) -> Result<Wake, LinkError> {
+        loop {
+            let Ok(hint) = timeout_at(until, self.listener.try_recv()).await else { return Ok(Wake::Poll) };
+            let mut hints = vec![hint?.ok_or(LinkError::Closed)?];
+            hints.extend(iter::from_fn(|| self.listener.next_buffered()));
+            if let Some(hint) = hints.iter().rfind(|hint| !handed.hears_from(hint.process_id())) {
+                return Ok(Wake::Hint(Position(hint.payload().parse().unwrap_or(0))));
+            }
         }
-        Ok(Wake::Hint(Position(hint.payload().parse().unwrap_or(0))))
     }
 }
 

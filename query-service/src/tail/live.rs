@@ -9,6 +9,7 @@ use shared::{
     position::Position,
     telemetry::spans::{self, TraceSpan},
 };
+use uuid::Uuid;
 
 use super::page::Reader;
 use crate::{
@@ -77,6 +78,11 @@ impl Live {
 
     pub(super) fn position(&self) -> Position {
         self.fold.position()
+    }
+
+    /// The event that was applied last, and which command wrote it.
+    pub(super) fn anchor(&self) -> Option<(Position, Uuid)> {
+        self.fold.anchor()
     }
 
     /// The log is known to have nothing more of the last command.

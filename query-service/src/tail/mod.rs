@@ -3,6 +3,7 @@
 //! ```text
 //! link (one connection) ─► page (rows in order) ─► follower (live fold, replay) ─► projection, watch
 //! copy (several connections, while a long replay lasts) ─► replay ─┘
+//! handed (what this process appended itself) ─► follower
 //!                                                     └► status ─► http, health
 //! ```
 
@@ -16,6 +17,8 @@ mod replay;
 
 mod live;
 
+mod handed;
+
 mod follower;
 
 mod health;
@@ -27,6 +30,7 @@ use std::{sync::Arc, time::Duration};
 use shared::{
     clock::Clock,
     database::{ConnectError, may_pass},
+    handover::Taker,
     schema::SchemaError,
 };
 use sqlx::postgres::PgConnectOptions;
@@ -72,9 +76,15 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
-    /// Reports to `projection`, then to `hub`, and to `status`.
-    pub(crate) fn new(options: Options, projection: Arc<Published>, hub: Arc<Hub>, status: Arc<Status>) -> Self {
-        let follower = Follower::new(projection, hub, Arc::clone(&status), options.clone());
+    /// Reports to `projection`, then to `hub`, and to `status`. What this process appends itself arrives at `handed`.
+    pub(crate) fn new(
+        options: Options,
+        projection: Arc<Published>,
+        hub: Arc<Hub>,
+        status: Arc<Status>,
+        handed: Taker,
+    ) -> Self {
+        let follower = Follower::new(projection, hub, Arc::clone(&status), options.clone(), handed);
         Self { options, status, follower }
     }
 

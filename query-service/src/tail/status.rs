@@ -140,8 +140,13 @@ impl Status {
 
     /// The log was read just now.
     pub(super) fn connected(&self) {
-        self.last_contact.store(self.uptime_ms().max(1), Relaxed);
+        self.heard();
         self.lock().connected = true;
+    }
+
+    /// The log was heard of just now.
+    pub(super) fn heard(&self) {
+        self.last_contact.store(self.uptime_ms().max(1), Relaxed);
     }
 
     /// Readers see all of the log.

@@ -27,6 +27,8 @@ pub(crate) struct Group {
     request_hashes: Vec<Option<[u8; 32]>>,
     answers: Vec<Option<String>>,
     key_lifetime: Option<&'static str>,
+    anchor: Option<(i64, Uuid)>,
+    looked_up_events: Vec<i32>,
 }
 
 /// One row of the answer: a run of units with the same outcome.
@@ -41,6 +43,8 @@ struct Run {
     conflict_sequence: Option<i64>,
     key_request_hash: Option<Vec<u8>>,
     key_answer: Option<String>,
+    head_command_id: Option<Uuid>,
+    anchor_holds: bool,
 }
 
 /// What became of a unit.
@@ -55,6 +59,8 @@ pub(crate) struct UnitOutcome {
     pub(crate) conflict_sequence: Option<i64>,
     pub(crate) key_request_hash: Option<Vec<u8>>,
     pub(crate) key_answer: Option<String>,
+    pub(crate) head_command_id: Option<Uuid>,
+    pub(crate) anchor_holds: bool,
 }
 
 /// An event as it stands in the log.
@@ -70,12 +76,12 @@ pub(crate) struct StoredEvent {
 
 const APPEND: &str = r#"
 select first_unit, last_unit, outcome, first_position, recorded_at, conflict_name, conflict_sequence, key_request_hash,
-       key_answer
+       key_answer, head_command_id, anchor_holds
   from append_events('ConfigValue', $1, array_fill('{}'::json, array[cardinality($1)]), $2, $3, $4,
                      coalesce($5, '24 hours')::interval, $6, $7, $8, $12,
                      array_fill('ConfigValueSet'::text, array[cardinality($6)]),
                      array_fill('1.0'::text, array[cardinality($6)]),
-                     array_fill('{"value":1}'::json, array[cardinality($6)]), $9, $10, $11, $13)"#;
+                     array_fill('{"value":1}'::json, array[cardinality($6)]), $9, $10, $11, $13, $14, $15, $16)"#;
 
 /// The statement of `postgres-es` 0.5.0, whose values are bound there.
 const STOCK_INSERT: &str = r#"
@@ -136,6 +142,18 @@ impl Group {
         self
     }
 
+    /// The last event of the caller's appends before, and who wrote it: what those wrote needs no look-up while it is there.
+    pub(crate) fn anchored(mut self, position: i64, command_id: Uuid) -> Self {
+        self.anchor = Some((position, command_id));
+        self
+    }
+
+    /// The last event's name is another writer's, and is looked up whatever the anchor.
+    pub(crate) fn looked_up(mut self) -> Self {
+        self.looked_up_events.push(i32::try_from(self.event_units.len()).expect("a test's group is small"));
+        self
+    }
+
     /// How long its keys are kept, as an interval; 24 hours if nothing is said.
     pub(crate) fn keys_live(mut self, interval: &'static str) -> Self {
         self.key_lifetime = Some(interval);
@@ -158,6 +176,9 @@ impl Group {
             .bind(&self.check_sequences)
             .bind(&self.event_seen)
             .bind(&self.check_seen)
+            .bind(self.anchor.map(|(position, _)| position))
+            .bind(self.anchor.map(|(_, command_id)| command_id))
+            .bind(&self.looked_up_events)
             .fetch_all(database)
             .await?;
         let mut outcomes: Vec<_> = runs.into_iter().flat_map(|run| self.units_of(run)).collect();
@@ -183,6 +204,8 @@ impl Group {
                 conflict_sequence: run.conflict_sequence,
                 key_request_hash: run.key_request_hash.clone(),
                 key_answer: run.key_answer.clone(),
+                head_command_id: run.head_command_id,
+                anchor_holds: run.anchor_holds,
             };
             position = position.map(|first| first + events);
             recorded_at = recorded_at.map(|moment| moment + Duration::from_micros(1));

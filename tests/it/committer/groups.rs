@@ -172,7 +172,7 @@ async fn each_unit_of_a_group_is_told_its_own_place_and_moment() {
     held.release().await;
     assert_eq!(place(first.await), Ok(1));
     let told = queued.await.into_iter().map(|appended| match appended {
-        Ok(Appended::Written { first, recorded_at }) => (first.0, recorded_at.0),
+        Ok(Appended::Written { first, recorded_at, .. }) => (first.0, recorded_at.0),
         other => panic!("{other:?}"),
     });
     let told: Vec<_> = told.collect();
