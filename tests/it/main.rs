@@ -10,6 +10,7 @@ mod crash;
 mod deploy;
 mod docs;
 mod gateway;
+mod handover;
 mod health;
 mod log_order;
 mod manifests;
