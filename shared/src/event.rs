@@ -67,7 +67,8 @@ pub enum UnknownEvent {
 }
 
 impl ConfigValueEvent {
-    const SET: &str = "ConfigValueSet";
+    /// The type of an event that gives a value.
+    pub const SET: &str = "ConfigValueSet";
     const DELETED: &str = "ConfigValueDeleted";
 
     /// As stored in `event_type`.

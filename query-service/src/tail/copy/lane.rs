@@ -133,15 +133,7 @@ impl Lane {
     }
 
     async fn copy(&self, connection: &mut PgConnection, (first, last): (Position, Position)) -> Result<(), Ended> {
-        // A copy takes no parameters; these are numbers.
-        let copy = format!(
-            "copy (select position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata,
-                          recorded_at, command_id
-                     from events
-                    where position >= {first} and position <= {last}
-                    order by position) to stdout (format binary)"
-        );
-        let mut rows = self.begin(connection, &copy).await?;
+        let mut rows = self.begin(connection, &row::query((first, last))).await?;
         let (mut begun, mut batch) = (false, Batch::default());
         while let Some(row) = self.next(&mut rows).await? {
             let Some(event) = row::event(&row)? else { continue };

@@ -1,7 +1,11 @@
 //! A row of a binary copy, as Postgres's manual describes the format: each field has its length in front.
 
 use chrono::{DateTime, Utc};
-use shared::{moment::Moment, position::Position};
+use shared::{
+    event::{AGGREGATE_TYPE, ConfigValueEvent, EVENT_VERSION},
+    moment::Moment,
+    position::Position,
+};
 use uuid::Uuid;
 
 use crate::projection::Recorded;
@@ -12,8 +16,24 @@ const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 /// Columns of a row.
 const COLUMNS: i16 = 10;
 
+/// What a copy of these positions is asked for by. It takes no parameters; these are numbers. What nearly every event has in common is left out, as null: to
+/// send three texts more costs Postgres a third of its time.
+pub(super) fn query((first, last): (Position, Position)) -> String {
+    let set = ConfigValueEvent::SET;
+    format!(
+        "copy (select position, nullif(aggregate_type, '{AGGREGATE_TYPE}'), aggregate_id, sequence, nullif(event_type, '{set}'),
+                      nullif(event_version, '{EVENT_VERSION}'), payload, metadata, recorded_at, command_id
+                 from events
+                where position >= {first} and position <= {last}
+                order by position) to stdout (format binary)"
+    )
+}
+
 /// What stands in place of the number of columns at the end of a copy.
 const END: i16 = -1;
+
+/// The length of a null.
+const NULL: [u8; 4] = (-1_i32).to_be_bytes();
 
 /// From 1970 to 2000, where Postgres counts from, in microseconds.
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
@@ -41,11 +61,11 @@ fn read<'a>(fields: &mut Fields<'a>) -> Option<Option<Recorded<'a>>> {
     }
     let recorded = Recorded {
         position: Position::from_column(fields.number()?),
-        aggregate_type: fields.text()?,
+        aggregate_type: fields.text_or(AGGREGATE_TYPE)?,
         aggregate_id: fields.text()?,
         sequence: u64::try_from(fields.number()?).ok()?,
-        event_type: fields.text()?,
-        event_version: fields.text()?,
+        event_type: fields.text_or(ConfigValueEvent::SET)?,
+        event_version: fields.text_or(EVENT_VERSION)?,
         payload: fields.text()?,
         metadata: fields.text()?,
         recorded_at: moment(fields.number()?)?,
@@ -85,6 +105,15 @@ impl<'a> Fields<'a> {
     fn text(&mut self) -> Option<&'a str> {
         std::str::from_utf8(self.field()?).ok()
     }
+
+    /// Null stands for `usual`.
+    fn text_or(&mut self, usual: &'a str) -> Option<&'a str> {
+        if let Some(rest) = self.0.strip_prefix(&NULL) {
+            self.0 = rest;
+            return Some(usual);
+        }
+        self.text()
+    }
 }
 
 #[cfg(test)]
@@ -93,23 +122,26 @@ mod tests {
 
     use super::*;
 
-    /// As a server writes it.
+    /// As a server writes what [`query`] asks for.
     fn written(event: &Recorded<'_>) -> Vec<u8> {
         let mut row = COLUMNS.to_be_bytes().to_vec();
-        let mut field = |bytes: &[u8]| {
+        let mut field = |bytes: &[u8], usual: Option<&str>| {
+            if usual.is_some_and(|usual| usual.as_bytes() == bytes) {
+                return row.extend(NULL);
+            }
             row.extend(i32::try_from(bytes.len()).unwrap().to_be_bytes());
             row.extend(bytes);
         };
-        field(&event.position.to_parameter().to_be_bytes());
-        field(event.aggregate_type.as_bytes());
-        field(event.aggregate_id.as_bytes());
-        field(&i64::try_from(event.sequence).unwrap().to_be_bytes());
-        field(event.event_type.as_bytes());
-        field(event.event_version.as_bytes());
-        field(event.payload.as_bytes());
-        field(event.metadata.as_bytes());
-        field(&(event.recorded_at.0.timestamp_micros() - EPOCH_MICROS).to_be_bytes());
-        field(event.command_id.as_bytes());
+        field(&event.position.to_parameter().to_be_bytes(), None);
+        field(event.aggregate_type.as_bytes(), Some("ConfigValue"));
+        field(event.aggregate_id.as_bytes(), None);
+        field(&i64::try_from(event.sequence).unwrap().to_be_bytes(), None);
+        field(event.event_type.as_bytes(), Some("ConfigValueSet"));
+        field(event.event_version.as_bytes(), Some("1.0"));
+        field(event.payload.as_bytes(), None);
+        field(event.metadata.as_bytes(), None);
+        field(&(event.recorded_at.0.timestamp_micros() - EPOCH_MICROS).to_be_bytes(), None);
+        field(event.command_id.as_bytes(), None);
         row
     }
 
@@ -146,9 +178,11 @@ mod tests {
     proptest! {
         #[test]
         fn a_row_reads_back_as_it_was_written_and_a_cut_or_longer_one_is_refused(
-            position in 1..u64::MAX / 4, name in ".{0,20}", payload in ".{0,40}", cut in any::<prop::sample::Index>(),
+            position in 1..u64::MAX / 4, name in "1.0|.{0,20}", payload in ".{0,40}", cut in any::<prop::sample::Index>(),
+            aggregate_type in "ConfigValue|.{0,3}", event_type in "ConfigValueSet|ConfigValueDeleted", event_version in "1.0|[0-9]",
         ) {
-            let asked = some_event(position, &name, &payload);
+            let types = Recorded { aggregate_type: &aggregate_type, event_type: &event_type, ..some_event(position, &name, &payload) };
+            let asked = Recorded { event_version: &event_version, ..types };
             let mut row = written(&asked);
             prop_assert_eq!(format!("{:?}", event(&row).unwrap()), format!("{:?}", Some(&asked)));
             let cut = cut.index(row.len());
