@@ -1,10 +1,12 @@
 -- append_events() writes first, and looks a name up only when it must: what its caller wrote itself, it does not ask for again.
 --
--- An event's place in its stream is unique, so that an event whose name has moved on is refused by the index that it goes into anyhow.
+-- An event's place in its stream is unique, and streams have no holes: every writer takes the next place, postgres-es too. So an
+-- event whose name has moved on is refused by the index that it goes into anyhow.
 -- What that does not show is a failover that lost the log's end: then a version may be another's than the one that was seen, or
 -- be gone (0009). For that the caller names its anchor: the last event that its own appends left. While that is in the log, so is
 -- all that they wrote before it. The names whose last version it wrote itself need no look-up of their own then; those of other
--- writers, which it loaded, have one. When the anchor is gone, or an event is refused, all names are looked up as before.
+-- writers, which it loaded, have one. All names are looked up as before when the anchor is gone, a check no longer holds, or an event
+-- is refused.
 --
 -- An append also says who wrote the log's last event before it: whoever has the log up to there may go on with what was appended.
 --
@@ -200,8 +202,8 @@ begin
                               order by v.sequence desc limit 1), check_sequences[i] = 0);
     end if;
 
-    -- Once, or a second time for all the others: when an event was refused, or a check no longer holds and the unit may have been
-    -- written before.
+    -- Once; a second time for the others, when an event was refused. All at once when the anchor is gone, or a check no longer holds:
+    -- its unit may have been written before.
     loop
         if not anchor_holds or stale_checks is not null then
             look_up := array(select generate_series(1, events_in));
@@ -288,12 +290,14 @@ begin
                 raise;
             end if;
         end;
-        look_up := array(select i from generate_series(1, events_in) i where i <> all (look_up));
+        look_up := array(select i from generate_series(1, events_in) i except select unnest(look_up));
         looked_at_all := true;
     end loop;
-    -- One per group: notifications serialise commits. Only a hint; readers poll.
-    if written > 0 and pg_notify('events', (head + written)::text) is null then
-        null;
+    -- One per group: notifications serialise commits. Only a hint; readers poll. A condition costs less than a statement that calls it.
+    if written > 0 then
+        if pg_notify('events', (head + written)::text) is null then
+            null;
+        end if;
     end if;
 
     if keys_in > 0 then

@@ -5,7 +5,8 @@ use std::{net::SocketAddr, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use shared::{
     clock::Clock,
-    database, handover,
+    database,
+    handover::Giver,
     http::healthcheck::HealthcheckArgs,
     ids::Ids,
     metrics::Metrics,
@@ -106,7 +107,7 @@ pub struct Config {
     /// Follows the projection in which a write is to be visible before it is answered: the standalone's own.
     pub visible_in: Option<Applied>,
     /// That projection's tail, to which what was appended is handed.
-    pub hands_to: Option<handover::Giver>,
+    pub hands_to: Option<Giver>,
     /// The time.
     pub clock: Clock,
     /// Identities.

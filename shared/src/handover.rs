@@ -1,9 +1,9 @@
-//! What a process appends to the log, handed to the tail of the same process: the standalone's projection need not ask Postgres for
-//! what its own committer wrote a moment ago.
+//! What a process appends to the log, handed to the tail of the same process: the standalone's projection need not ask
+//! Postgres for what its own committer wrote a moment ago.
 //!
-//! A shortcut and no second way into the projection. What is handed over says which event it stands behind, as the append found it
-//! under the log's lock; whoever has applied another event there, or none, reads the log instead. Nothing is lost when something is not
-//! handed over: it is in the log.
+//! A shortcut and no second way into the projection. What is handed over says which event it stands behind, as the append
+//! found it under the log's lock; whoever has applied another event there, or none, reads the log instead. Nothing is lost
+//! when something is not handed over: it is in the log.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,12 +12,15 @@ use uuid::Uuid;
 
 use crate::{moment::Moment, name::ConfigName, position::Position};
 
-/// Names, payloads and metadata that wait to be taken at most, in bytes; 16 MiB. What is more is read from the log.
+/// What waits to be taken at most, in bytes; 16 MiB. What is more is read from the log.
 const MAX_WAITING_BYTES: usize = 16 * 1024 * 1024;
+
+/// What surrounds an event's texts, and those of a unit, in bytes, about.
+const AROUND_BYTES: usize = 150;
 
 /// What one append wrote: its units stand behind each other, without a hole.
 #[derive(Clone, Debug)]
-pub struct Appended {
+pub struct AppendedGroup {
     /// The event in front of them, and which command wrote it; `None`: they begin the log.
     pub behind: Option<(Position, Uuid)>,
     /// In their order.
@@ -50,7 +53,7 @@ pub struct AppendedEvent {
     pub payload: String,
 }
 
-impl Appended {
+impl AppendedGroup {
     /// The place of the event in front of the first one.
     #[must_use]
     pub fn begins_behind(&self) -> Position {
@@ -67,8 +70,8 @@ impl Appended {
 
     fn bytes(&self) -> usize {
         let of_unit = |unit: &AppendedUnit| {
-            let events = unit.events.iter().map(|event| event.name.len() + event.payload.len());
-            unit.metadata.len() + events.sum::<usize>()
+            let events = unit.events.iter().map(|event| event.name.len() + event.payload.len() + AROUND_BYTES);
+            unit.metadata.len() + AROUND_BYTES + events.sum::<usize>()
         };
         self.units.iter().map(of_unit).sum()
     }
@@ -90,7 +93,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    appended: Vec<Appended>,
+    appended: Vec<AppendedGroup>,
     bytes: usize,
     /// Something was appended, or may have been, that is not among them.
     incomplete: bool,
@@ -102,7 +105,7 @@ struct Waiting {
 #[derive(Debug)]
 pub struct Taken {
     /// In the order of the log.
-    pub appended: Vec<Appended>,
+    pub appended: Vec<AppendedGroup>,
     /// Whether that is all that the process appended; otherwise the log is to be read.
     pub complete: bool,
 }
@@ -115,12 +118,16 @@ impl Giver {
     }
 
     /// Hands over what the server process `writer` has just committed.
-    pub fn give(&self, appended: Appended, writer: u32) {
+    pub fn give(&self, appended: AppendedGroup, writer: u32) {
         let mut waiting = self.0.lock();
         waiting.writer = Some(writer);
         waiting.bytes += appended.bytes();
         if waiting.bytes > MAX_WAITING_BYTES {
-            waiting.forget();
+            waiting.incomplete = true;
+        }
+        // Behind what is missing nothing can be applied.
+        if waiting.incomplete {
+            (waiting.appended, waiting.bytes) = (vec![], 0);
         } else {
             waiting.appended.push(appended);
         }
@@ -128,9 +135,11 @@ impl Giver {
         self.0.woken.notify_one();
     }
 
-    /// Something may be in the log that cannot be handed over.
-    pub fn skip(&self) {
-        self.0.lock().incomplete = true;
+    /// An append was, or may yet be, carried out without being handed over. The hints of the server process that did it count.
+    pub fn missed(&self) {
+        let mut waiting = self.0.lock();
+        (waiting.incomplete, waiting.writer) = (true, None);
+        drop(waiting);
         self.0.woken.notify_one();
     }
 }
@@ -151,15 +160,8 @@ impl Taker {
 
     /// Whether what this server process appends is handed over, so that its hints say nothing new.
     #[must_use]
-    pub fn hears_from(&self, server_process: u32) -> bool {
+    pub fn is_told_by(&self, server_process: u32) -> bool {
         self.0.lock().writer == Some(server_process)
-    }
-}
-
-impl Waiting {
-    fn forget(&mut self) {
-        self.appended.clear();
-        (self.bytes, self.incomplete) = (0, true);
     }
 }
 
@@ -173,7 +175,7 @@ impl Shared {
 mod tests {
     use super::*;
 
-    fn appended(behind: u64, payload: &str) -> Appended {
+    fn appended(behind: u64, payload: &str) -> AppendedGroup {
         let event = AppendedEvent {
             name: ConfigName::stored("a"),
             version: behind + 1,
@@ -187,18 +189,18 @@ mod tests {
             events: vec![event.clone(), event],
         };
         let behind = (behind > 0).then(|| (Position(behind), Uuid::from_u128(u128::from(behind))));
-        Appended { behind, units: vec![unit] }
+        AppendedGroup { behind, units: vec![unit] }
     }
 
     #[tokio::test]
     async fn what_is_given_is_taken_once_and_in_order() {
         let giver = Giver::default();
         let taker = giver.taker();
-        assert!(!taker.hears_from(7));
+        assert!(!taker.is_told_by(7));
         giver.give(appended(0, "1"), 7);
         giver.give(appended(2, "2"), 7);
         taker.arrived().await;
-        assert!(taker.hears_from(7) && !taker.hears_from(8));
+        assert!(taker.is_told_by(7) && !taker.is_told_by(8));
         let taken = taker.take();
         let ends: Vec<_> =
             taken.appended.iter().map(|appended| appended.end().map(|(position, _)| position.0)).collect();
@@ -212,13 +214,15 @@ mod tests {
     async fn what_nobody_takes_is_bounded_and_then_known_to_be_incomplete() {
         let giver = Giver::default();
         let taker = giver.taker();
-        let large = "x".repeat(MAX_WAITING_BYTES / 4 - 100);
+        // Each has two events.
+        let large = "x".repeat(MAX_WAITING_BYTES / 8 - 2 * AROUND_BYTES);
         for behind in 0..4 {
-            giver.give(appended(behind * 2, &large[..large.len() / 2]), 7);
+            giver.give(appended(behind * 2, &large), 7);
         }
-        assert!(taker.take().complete, "up to the limit");
+        let taken = taker.take();
+        assert_eq!((taken.appended.len(), taken.complete), (4, true), "up to the limit");
         for behind in 0..9 {
-            giver.give(appended(behind * 2, &large[..large.len() / 2]), 7);
+            giver.give(appended(behind * 2, &large), 7);
         }
         let taken = taker.take();
         assert_eq!((taken.appended.len(), taken.complete), (0, false));
@@ -231,9 +235,13 @@ mod tests {
     async fn what_may_be_in_the_log_beside_it_is_said() {
         let giver = Giver::default();
         let taker = giver.taker();
-        giver.skip();
+        giver.give(appended(0, "1"), 7);
+        giver.missed();
+        giver.give(appended(2, "2"), 8);
         taker.arrived().await;
-        assert!(!taker.take().complete);
+        assert!(!taker.is_told_by(7));
+        let taken = taker.take();
+        assert_eq!((taken.appended.len(), taken.complete), (0, false));
         assert!(taker.take().complete, "once");
     }
 }

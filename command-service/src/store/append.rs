@@ -74,7 +74,7 @@ pub struct NewEvent {
     /// The command that had written that version; `None`: whichever. Behind a failover that lost the log's end, the same
     /// version may be another's.
     pub seen: Option<Uuid>,
-    /// Of which that version is; `None`: it was loaded, and so may be anybody's.
+    /// The lineage that this version belongs to; `None`: it was loaded, so anybody may have written it.
     pub lineage: Option<Lineage>,
     /// Its type's name.
     pub event_type: &'static str,
@@ -93,8 +93,8 @@ impl Unit {
     }
 }
 
-/// What one committer has appended since it first did, or since the log was found to have lost some of it. As long as the newest of
-/// these events is in the log, all of them are.
+/// What one committer has appended since its first append, or since the last time the log turned out to have lost some of it. As
+/// long as the newest of these events is in the log, all of them are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lineage(u64);
 
@@ -156,7 +156,7 @@ pub enum Appended {
         first: Position,
         /// When, by the database's clock under the log's lock.
         recorded_at: Moment,
-        /// Whose newest events they were then.
+        /// The lineage that they belong to.
         lineage: Lineage,
     },
     /// It had no events; its answer is kept.
@@ -320,4 +320,105 @@ fn outcomes(units: &[&Unit], runs: Vec<Run>, lineage: Lineage) -> Result<Vec<Out
 
 fn not_understood(answer: &str) -> sqlx::Error {
     sqlx::Error::Protocol(format!("append_events answered `{answer}`, which is not understood"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What happens to a log, its committer, and who loads from it.
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// The committer appends an event of the name, knowing what it knows; or its answer is lost, and it repeats.
+        Append { name: usize, repeated: bool },
+        /// Another writer does.
+        Other { name: usize },
+        /// The committer's process loads a name, perhaps from a server that still has what is lost.
+        Load { name: usize, from_old: bool },
+        /// A failover loses so many events.
+        Lose(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0..3_usize, any::<bool>()).prop_map(|(name, repeated)| Step::Append { name, repeated }),
+            2 => (0..3_usize).prop_map(|name| Step::Other { name }),
+            2 => (0..3_usize, any::<bool>()).prop_map(|(name, from_old)| Step::Load { name, from_old }),
+            1 => (1..4_usize).prop_map(Step::Lose),
+        ]
+    }
+
+    /// Events as their commands and names, in their order.
+    type Log = Vec<(Uuid, usize)>;
+
+    /// The last event of a name, and how many it has.
+    fn last(log: &Log, name: usize) -> Option<(usize, Uuid, u64)> {
+        let of_name = || log.iter().enumerate().filter(|(_, event)| event.1 == name);
+        of_name().last().map(|(index, event)| (index + 1, event.0, of_name().count() as u64))
+    }
+
+    fn event(name: usize, seen: Option<(Uuid, u64, Option<Lineage>)>) -> NewEvent {
+        NewEvent {
+            name: ConfigName::stored(&name.to_string()),
+            expected_version: seen.map_or(0, |(_, version, _)| version),
+            seen: seen.map(|(command_id, ..)| command_id),
+            lineage: seen.and_then(|(.., lineage)| lineage),
+            event_type: "ConfigValueSet",
+            payload: String::new(),
+        }
+    }
+
+    proptest! {
+        /// Through failovers, other writers, repetitions and loads of any server: a name that is not looked up, while the anchor is
+        /// in the log, has in the log what was seen of it.
+        #[test]
+        fn what_is_not_looked_up_is_there(steps in prop::collection::vec(step(), 0..60)) {
+            let (mut log, mut old): (Log, Log) = (vec![], vec![]);
+            let mut known: [Option<(Uuid, u64, Option<Lineage>)>; 3] = [None; 3];
+            let (mut anchored, mut next) = (Anchored::default(), 0_u128);
+            for step in steps {
+                next += 1;
+                let command_id = Uuid::from_u128(next);
+                match step {
+                    Step::Other { name } => log.push((command_id, name)),
+                    Step::Lose(events) => {
+                        old.clone_from(&log);
+                        log.truncate(log.len().saturating_sub(events));
+                    }
+                    Step::Load { name, from_old } => {
+                        let server = if from_old { &old } else { &log };
+                        known[name] = last(server, name).map(|(_, command_id, version)| (command_id, version, None));
+                    }
+                    Step::Append { name, repeated } => {
+                        let event = event(name, known[name]);
+                        let holds = anchored.anchor.is_some_and(|(position, command_id)| {
+                            usize::try_from(position.0 - 1).is_ok_and(|index| log.get(index).is_some_and(|event| event.0 == command_id))
+                        });
+                        let looked_up = !holds || anchored.asks_for(&event);
+                        if let Some(seen) = event.seen && !looked_up {
+                            prop_assert!(log.contains(&(seen, name)), "{seen} of {name} is not in {log:?}");
+                        }
+                        // As the log itself judges it.
+                        let stands = last(&log, name).map(|(_, command_id, _)| command_id) == event.seen;
+                        let mut found = vec![];
+                        if stands {
+                            log.push((command_id, name));
+                            found.push((Position(log.len() as u64), command_id));
+                        }
+                        anchored = anchored.behind(holds, found.iter().copied());
+                        if stands && repeated {
+                            anchored = anchored.behind(anchored.anchor.is_some(), found.iter().copied());
+                        }
+                        known[name] = match last(&log, name) {
+                            Some((_, command_id, version)) if stands => Some((command_id, version, Some(anchored.lineage))),
+                            // A conflict: it is loaded.
+                            other => other.map(|(_, command_id, version)| (command_id, version, None)),
+                        };
+                    }
+                }
+            }
+        }
+    }
 }

@@ -13,7 +13,7 @@ use std::{
 use shared::{
     backoff::Backoff,
     database::{Meaning, meaning},
-    handover::{self, AppendedEvent, AppendedUnit},
+    handover::{AppendedEvent, AppendedGroup, AppendedUnit, Giver},
     name::ConfigName,
     position::Position,
     telemetry::{
@@ -111,7 +111,7 @@ struct Waiting {
     until: Instant,
     answer: oneshot::Sender<Answer>,
     trace: Option<UnitTrace>,
-    /// Given back when it is answered.
+    /// Given back when its outcome is known.
     _room: OwnedSemaphorePermit,
 }
 
@@ -216,7 +216,7 @@ pub struct Committer {
     metrics: AppendMetrics,
     under_way: UnderWay,
     anchored: Anchored,
-    hands_to: Option<handover::Giver>,
+    hands_to: Option<Giver>,
     /// Taken from the queue, but touches a name of the group before it.
     held_back: Option<Waiting>,
 }
@@ -234,7 +234,7 @@ impl Committer {
         database: PgConnectOptions,
         options: Options,
         metrics: AppendMetrics,
-        hands_to: Option<handover::Giver>,
+        hands_to: Option<Giver>,
     ) -> (Self, Handle) {
         let (sender, queue) = mpsc::channel(options.queue_units);
         let room_bytes = usize::try_from(options.queue_bytes).unwrap_or(usize::MAX);
@@ -376,6 +376,10 @@ impl Committer {
         let attempted = self.attempt_once(group).await;
         if let Err(failure) = &attempted {
             self.connections.failed(&failure.error);
+            // What was cut off may have been, or may yet be, carried out.
+            if let (Kind::Lost, Some(to)) = (failure.kind, &self.hands_to) {
+                to.missed();
+            }
         }
         attempted
     }
@@ -481,13 +485,13 @@ impl Handing {
         self.units.push(AppendedUnit { command_id, recorded_at, metadata, events });
     }
 
-    fn give(self, to: &handover::Giver, head: Option<Uuid>, server_process: u32) {
+    fn give(self, to: &Giver, head: Option<Uuid>, server_process: u32) {
         if self.incomplete {
-            to.skip();
+            to.missed();
         }
         let Some(first) = self.first else { return };
         let behind = head.map(|command_id| (Position(first.0 - 1), command_id));
-        to.give(handover::Appended { behind, units: self.units }, server_process);
+        to.give(AppendedGroup { behind, units: self.units }, server_process);
     }
 }
 
@@ -554,5 +558,86 @@ impl Failure {
             Some(_) => Kind::Refused,
         };
         Self { error, kind }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::append::Lineage;
+
+    fn unit(command: u128, names: &[&str]) -> Unit {
+        let event = |name: &&str| NewEvent {
+            name: ConfigName::stored(name),
+            expected_version: 3,
+            seen: None,
+            lineage: None,
+            event_type: "ConfigValueSet",
+            payload: format!(r#"{{"value":"{name}"}}"#),
+        };
+        let (metadata, checks) = (format!(r#"{{"actor":"{command}"}}"#), vec![]);
+        Unit {
+            command_id: Uuid::from_u128(command),
+            events: names.iter().map(event).collect(),
+            metadata,
+            checks,
+            keyed: None,
+        }
+    }
+
+    fn done(first: u64, repeated: bool) -> Outcome {
+        let (recorded_at, lineage) = ("2024-01-15T10:30:00Z".parse().unwrap(), Lineage::default());
+        Outcome::Done { appended: Appended::Written { first: Position(first), recorded_at, lineage }, repeated }
+    }
+
+    fn handed(units: Vec<(Unit, Outcome)>, head: Option<Uuid>) -> shared::handover::Taken {
+        let (to, mut handing) = (Giver::default(), Handing::default());
+        let taker = to.taker();
+        for (unit, outcome) in units {
+            handing.add(unit, &outcome);
+        }
+        handing.give(&to, head, 7);
+        taker.take()
+    }
+
+    #[test]
+    fn what_was_written_is_handed_over_behind_what_was_there_and_nothing_else() {
+        let head = Uuid::from_u128(99);
+        let noted = Outcome::Done { appended: Appended::Noted, repeated: false };
+        let group = vec![
+            (unit(1, &["a"]), Outcome::Conflict),
+            (unit(2, &["b", "c"]), done(6, false)),
+            (unit(3, &[]), noted),
+            (unit(4, &["d"]), Outcome::Conflict),
+            (unit(5, &["e"]), done(8, false)),
+        ];
+        let taken = handed(group, Some(head));
+        let [group] = taken.appended.as_slice() else { panic!("{taken:?}") };
+        assert!(taken.complete);
+        assert_eq!((group.behind, group.end()), (Some((Position(5), head)), Some((Position(8), Uuid::from_u128(5)))));
+        let units: Vec<_> =
+            group.units.iter().map(|unit| (unit.command_id.as_u128(), unit.metadata.as_str())).collect();
+        assert_eq!(units, [(2, r#"{"actor":"2"}"#), (5, r#"{"actor":"5"}"#)]);
+        let events = group.units.iter().flat_map(|unit| &unit.events);
+        let events: Vec<_> = events.map(|event| (event.name.as_str(), event.version, event.payload.as_str())).collect();
+        assert_eq!(events, [("b", 4, r#"{"value":"b"}"#), ("c", 4, r#"{"value":"c"}"#), ("e", 4, r#"{"value":"e"}"#)]);
+    }
+
+    #[test]
+    fn the_first_append_of_a_log_stands_behind_nothing() {
+        let taken = handed(vec![(unit(1, &["a"]), done(1, false))], None);
+        assert_eq!(
+            taken.appended.first().map(|group| (group.behind, group.begins_behind())),
+            Some((None, Position::ZERO))
+        );
+    }
+
+    #[test]
+    fn where_some_was_written_by_an_attempt_before_the_log_is_to_be_read() {
+        let units = || vec![(unit(1, &["a"]), done(3, true)), (unit(2, &["b"]), done(4, false))];
+        let taken = handed(units(), Some(Uuid::from_u128(1)));
+        assert_eq!((taken.appended.len(), taken.complete), (0, false));
+        let nothing = handed(vec![(unit(1, &["a"]), Outcome::Conflict)], None);
+        assert_eq!((nothing.appended.len(), nothing.complete), (0, true));
     }
 }

@@ -21,7 +21,7 @@ pub(super) struct LastEvent {
     /// Which command wrote it.
     pub(super) command_id: Uuid,
     pub(super) recorded_at: Moment,
-    /// Of which it is, if this process appended it.
+    /// The lineage that it belongs to, if this process appended it.
     pub(super) lineage: Option<Lineage>,
 }
 
@@ -36,7 +36,7 @@ pub struct LoadedConfig {
     pub(super) token: PositionToken,
     /// The command that wrote its last event.
     pub(super) written_by: Option<Uuid>,
-    /// Of which that event is, if this process appended it.
+    /// The lineage of that event, if this process appended it.
     pub(super) lineage: Option<Lineage>,
     pub(super) recorded_at: Moment,
     pub(super) remembered: bool,

@@ -2,12 +2,16 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use shared::{backoff::Backoff, handover::Taker, position::Position, telemetry::Chain};
+use shared::{
+    backoff::Backoff,
+    handover::{Taken, Taker},
+    position::Position,
+    telemetry::Chain,
+};
 use tokio::time::Instant;
 
 use super::{
-    Options,
-    handed::{self, Place},
+    Options, handed,
     link::{Hints, Link, LinkError, Wake},
     live::Live,
     outage::Outages,
@@ -151,34 +155,29 @@ impl Follower {
 
     /// Whether all that has arrived is applied; otherwise the log is to be read.
     fn apply_handed(&mut self) -> bool {
-        let taken = self.handed.take();
+        let Taken { appended, complete } = self.handed.take();
         let Some(live) = &mut self.live else { return false };
         if self.replay.is_some() || self.halt.is_some() {
             return false;
         }
-        let mut complete = taken.complete;
-        for appended in &taken.appended {
-            complete &= match handed::place(appended, live.anchor()) {
-                Place::Applied => true,
-                Place::Next => {
-                    let events = handed::apply(appended, live);
-                    live.publish();
-                    self.options.metrics.handed_over.inc_by(events.as_ref().map_or(0, |events| *events));
-                    events.is_ok()
-                }
-                Place::Elsewhere => false,
-            };
-            if !complete {
+        let Some(groups) = handed::pending(&appended, live.anchor()) else { return false };
+        let (before, mut all) = (live.position(), complete);
+        for group in groups {
+            // Others may have written between two of them.
+            all &= group.behind == live.anchor() && handed::apply(group, live).is_ok();
+            live.publish();
+            if !all {
                 break;
             }
         }
         let position = live.position();
-        self.status.update(|now| now.head = now.head.max(position));
-        if complete {
+        if position > before {
+            self.options.metrics.handed_over.inc_by(position.0 - before.0);
+            self.status.update(|now| now.head = now.head.max(position));
             self.status.heard();
             self.status.at_the_end();
         }
-        complete
+        all
     }
 
     /// One page for readers, and one of the replay: readers keep up while it runs.

@@ -1,9 +1,9 @@
-//! What this process appended itself, applied without reading it from the log. The way of the log stays the only one that is needed: what
-//! does not stand exactly behind the event that was applied last is read there.
+//! What this process appended itself, applied without reading it from the log. Reading the log remains the only path that is
+//! required: what does not stand exactly behind the event that was applied last is read there.
 
 use shared::{
     event::{AGGREGATE_TYPE, EVENT_VERSION},
-    handover::Appended,
+    handover::AppendedGroup,
     position::Position,
 };
 use uuid::Uuid;
@@ -11,35 +11,24 @@ use uuid::Uuid;
 use super::page::Reader;
 use crate::projection::{Fault, Recorded};
 
-/// Where what was handed over stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// Behind the event that was applied last.
-    Next,
-    /// It ends with that event: it was read already.
-    Applied,
-    /// Further on, further back, or in a log that says something else there.
-    Elsewhere,
-}
-
-/// `applied`: the event that was applied last, and which command wrote it; `None` at the beginning of the log.
-pub(super) fn place(appended: &Appended, applied: Option<(Position, Uuid)>) -> Place {
-    if appended.behind == applied {
-        Place::Next
-    } else if applied.is_some() && appended.end() == applied {
-        Place::Applied
-    } else {
-        Place::Elsewhere
+/// What is still to be applied when the log is applied up to `applied`: its last event, and which command wrote it; `None` at
+/// the beginning. That is the group that stands exactly behind it, and those that follow; a page may have brought others
+/// already. `None`: what was handed over stands further on, further back, or in a log that says something else there.
+pub(super) fn pending(groups: &[AppendedGroup], applied: Option<(Position, Uuid)>) -> Option<&[AppendedGroup]> {
+    if let Some(next) = groups.iter().position(|group| group.behind == applied) {
+        return Some(&groups[next..]);
     }
+    let all_applied = groups.last().is_none_or(|last| applied.is_some() && last.end() == applied);
+    all_applied.then_some(&[])
 }
 
-/// Applies it, each unit as a whole; how many events those are.
+/// Applies a group, each unit as a whole.
 ///
 /// # Errors
 /// The first event that cannot be applied; what was before it is.
-pub(super) fn apply(appended: &Appended, reader: &mut impl Reader) -> Result<u64, Fault> {
-    let mut position = appended.begins_behind();
-    for unit in &appended.units {
+pub(super) fn apply(group: &AppendedGroup, reader: &mut impl Reader) -> Result<(), Fault> {
+    let mut position = group.begins_behind();
+    for unit in &group.units {
         for (left, event) in (0..unit.events.len()).rev().zip(&unit.events) {
             position = position.next();
             let recorded = Recorded {
@@ -57,7 +46,7 @@ pub(super) fn apply(appended: &Appended, reader: &mut impl Reader) -> Result<u64
             reader.apply(&recorded, left > 0)?;
         }
     }
-    Ok(position.0 - appended.begins_behind().0)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -105,47 +94,44 @@ mod tests {
     }
 
     proptest! {
-        /// However appends are cut, and whatever else was read meanwhile: only what stands behind the last event is applied.
+        /// However appends are cut, and whatever was read meanwhile: only what stands behind the last event is applied.
         #[test]
-        fn only_what_stands_behind_the_last_event_is_next(
+        fn only_what_stands_behind_the_last_event_is_applied(
             sizes in prop::collection::vec(prop::collection::vec(1..4_usize, 1..4), 1..6),
-            read_up_to in 0..40_u64,
+            read_up_to in 0..40_usize,
             other_log in any::<bool>(),
         ) {
-            let (mut log, mut position, mut command) = (vec![], 0_u64, 0);
-            let mut groups = vec![];
-            for units in sizes {
-                let behind = log.last().map(|command: &u128| (Position(position), Uuid::from_u128(*command)));
-                let units: Vec<_> = units.into_iter().map(|events| {
-                    command += 1;
-                    let names: Vec<_> = (0..events).map(|_| { position += 1; log.push(command); format!("n{position}") }).collect();
+            // The commands of the log, event by event, and where in it each append begins.
+            let (mut log, mut groups, mut begins): (Vec<u128>, _, _) = (vec![], vec![], vec![]);
+            for (first, units) in (1_u128..).step_by(10).zip(sizes) {
+                let behind = log.last().map(|command| (Position(log.len() as u64), Uuid::from_u128(*command)));
+                begins.push(log.len());
+                let units = (first..).zip(units).map(|(command, events)| {
+                    let names: Vec<_> = (0..events).map(|event| format!("n{command}-{event}")).collect();
+                    log.extend(vec![command; events]);
                     unit(command, &names)
-                }).collect();
-                groups.push(Appended { behind, units });
+                });
+                groups.push(AppendedGroup { behind, units: units.collect() });
             }
             // Some reader has so much of this log, or of one that was rewritten at its end.
-            let read = usize::try_from(read_up_to).unwrap().min(log.len());
+            let read = read_up_to.min(log.len());
             let applied = log[..read].last().map(|command| {
                 (Position(read as u64), Uuid::from_u128(*command + if other_log { 1_000_000 } else { 0 }))
             });
-            for group in &groups {
-                let begins = group.begins_behind().0;
-                let events: usize = group.units.iter().map(|unit| unit.events.len()).sum();
-                let same_log = !other_log || read == 0;
-                let expected = match read as u64 {
-                    at if at == begins && same_log => Place::Next,
-                    at if at == begins + events as u64 && same_log => Place::Applied,
-                    _ => Place::Elsewhere,
-                };
-                prop_assert_eq!(place(group, applied), expected);
-            }
+            let same_log = !other_log || read == 0;
+            let expected = if read == log.len() { Some(groups.len()) } else { begins.iter().position(|begin| *begin == read) };
+            let left = pending(&groups, applied).map(|left| groups.len() - left.len());
+            prop_assert_eq!(left, expected.filter(|_| same_log));
+            prop_assert_eq!(pending(&[], applied).map(<[_]>::len), Some(0), "nothing was handed over");
+
             // In their order they make the whole state, and each command ends where it does.
             let mut reader = Applied::default();
             for group in &groups {
-                prop_assert_eq!(place(group, reader.fold.anchor()), Place::Next);
+                let left = pending(std::slice::from_ref(group), reader.fold.anchor());
+                prop_assert_eq!(left.map(<[_]>::len), Some(1));
                 apply(group, &mut reader).unwrap();
             }
-            prop_assert_eq!(reader.fold.position(), Position(position));
+            prop_assert_eq!(reader.fold.position().0, log.len() as u64);
             prop_assert_eq!(reader.fold.anchor().map(|(_, command)| command.as_u128()), log.last().copied());
             let ends: Vec<_> = (0..log.len()).map(|index| log.get(index + 1) != Some(&log[index])).collect();
             prop_assert_eq!(reader.ends, ends);

@@ -120,17 +120,23 @@ impl Link {
         Ok(head.map_or(Position::ZERO, Position::from_column))
     }
 
-    /// Waits for a hint, until then at most. Several hints are one; those of a server process whose appends are `handed` over are none.
+    /// Waits for a hint, until then at most. Several hints are one; those of what is `handed` over anyhow are ignored.
     pub(super) async fn wait(&mut self, until: Instant, handed: &Taker) -> Result<Wake, LinkError> {
         loop {
             let Ok(hint) = timeout_at(until, self.listener.try_recv()).await else { return Ok(Wake::Poll) };
-            let mut hints = vec![hint?.ok_or(LinkError::Closed)?];
-            hints.extend(iter::from_fn(|| self.listener.next_buffered()));
-            if let Some(hint) = hints.iter().rfind(|hint| !handed.hears_from(hint.process_id())) {
-                return Ok(Wake::Hint(Position(hint.payload().parse().unwrap_or(0))));
+            let first = hint?.ok_or(LinkError::Closed)?;
+            let hints = iter::once(first).chain(iter::from_fn(|| self.listener.next_buffered()));
+            let hints = hints.map(|hint| (hint.process_id(), hint.payload().parse().unwrap_or(0)));
+            if let Some(head) = newest(hints, |server_process| handed.is_told_by(server_process)) {
+                return Ok(Wake::Hint(head));
             }
         }
     }
+}
+
+/// Of hints, each a server process and the head that it told of, the newest that is not `ignored`. All of them are taken.
+fn newest(hints: impl Iterator<Item = (u32, u64)>, ignored: impl Fn(u32) -> bool) -> Option<Position> {
+    hints.filter(|(server_process, _)| !ignored(*server_process)).last().map(|(_, head)| Position(head))
 }
 
 async fn listen(listener: &mut PgListener) -> Result<Hints, LinkError> {
@@ -148,4 +154,18 @@ async fn listen(listener: &mut PgListener) -> Result<Hints, LinkError> {
 /// Bounds one exchange with the database.
 async fn bounded<T>(exchange: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, LinkError> {
     Ok(timeout(ANSWER_LIMIT, exchange).await.map_err(|_| LinkError::Silent)??)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_of_others_counts_wherever_it_stands_among_those_that_are_ignored() {
+        let newest = |hints: &[(u32, u64)]| newest(hints.iter().copied(), |server_process| server_process == 7);
+        assert_eq!(newest(&[]), None);
+        assert_eq!(newest(&[(7, 1), (7, 2)]), None);
+        assert_eq!(newest(&[(8, 1), (7, 2)]), Some(Position(1)));
+        assert_eq!(newest(&[(7, 1), (8, 2), (9, 3), (7, 4)]), Some(Position(3)));
+    }
 }

@@ -1,9 +1,9 @@
 //! The tail: follows the event log, and keeps the projection at its end.
 //!
 //! ```text
+//! handed (what this process appended itself) ──────────┐
 //! link (one connection) ─► page (rows in order) ─► follower (live fold, replay) ─► projection, watch
 //! copy (several connections, while a long replay lasts) ─► replay ─┘
-//! handed (what this process appended itself) ─► follower
 //!                                                     └► status ─► http, health
 //! ```
 

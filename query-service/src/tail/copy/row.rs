@@ -16,8 +16,8 @@ const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 /// Columns of a row.
 const COLUMNS: i16 = 10;
 
-/// What a copy of these positions is asked for by. It takes no parameters; these are numbers. What nearly every event has in common is left out, as null: to
-/// send three texts more costs Postgres a third of its time.
+/// What a copy of these positions is asked for by. It takes no parameters; these are numbers. What nearly every event has in
+/// common is left out, as null: to send three texts more costs Postgres a third of its time.
 pub(super) fn query((first, last): (Position, Position)) -> String {
     let set = ConfigValueEvent::SET;
     format!(
@@ -181,8 +181,12 @@ mod tests {
             position in 1..u64::MAX / 4, name in "1.0|.{0,20}", payload in ".{0,40}", cut in any::<prop::sample::Index>(),
             aggregate_type in "ConfigValue|.{0,3}", event_type in "ConfigValueSet|ConfigValueDeleted", event_version in "1.0|[0-9]",
         ) {
-            let types = Recorded { aggregate_type: &aggregate_type, event_type: &event_type, ..some_event(position, &name, &payload) };
-            let asked = Recorded { event_version: &event_version, ..types };
+            let asked = Recorded {
+                aggregate_type: &aggregate_type,
+                event_type: &event_type,
+                event_version: &event_version,
+                ..some_event(position, &name, &payload)
+            };
             let mut row = written(&asked);
             prop_assert_eq!(format!("{:?}", event(&row).unwrap()), format!("{:?}", Some(&asked)));
             let cut = cut.index(row.len());
