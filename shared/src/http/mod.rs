@@ -19,7 +19,6 @@ pub mod port_owner;
 pub mod prefer;
 pub mod problem;
 pub mod server;
-mod socket;
 
 use axum::{Router, http::HeaderName};
 use context::Context;

@@ -28,7 +28,6 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::{
     head_limit::{HeadLimit, HeadTimer},
     port_owner::CannotListen,
-    socket::Socket,
 };
 use crate::metrics::{HttpMetrics, OpenConnection};
 
@@ -179,11 +178,11 @@ fn is_stalled(error: &hyper::Error) -> bool {
 }
 
 /// A socket whose client must read what it is sent.
-type Patient = Pin<Box<TimeoutStream<Socket>>>;
+type Patient = Pin<Box<TimeoutStream<TcpStream>>>;
 
 /// A client that stops reading what it asked for keeps alive whatever is being sent; its connection is cut.
 fn patient(stream: TcpStream) -> Patient {
-    let mut stream = TimeoutStream::new(Socket(stream));
+    let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_STALL_LIMIT));
     Box::pin(stream)
 }
