@@ -356,7 +356,7 @@ mod tests {
     /// The last event of a name, and how many it has.
     fn last(log: &Log, name: usize) -> Option<(usize, Uuid, u64)> {
         let of_name = || log.iter().enumerate().filter(|(_, event)| event.1 == name);
-        of_name().last().map(|(index, event)| (index + 1, event.0, of_name().count() as u64))
+        of_name().next_back().map(|(index, event)| (index + 1, event.0, of_name().count() as u64))
     }
 
     fn event(name: usize, seen: Option<(Uuid, u64, Option<Lineage>)>) -> NewEvent {

@@ -14,7 +14,7 @@ use super::group::{Group, UnitOutcome, log, names, new_id};
 /// `a` and `b` have a version each, by one command; who that was.
 async fn two_names(connection: &mut PgConnection) -> Uuid {
     let writer = new_id();
-    Group::default().unit(writer).event("a", 0).event("b", 0).append(connection).await.unwrap();
+    Group::default().unit(writer).event("a", 0).event("b", 0).append(connection).await.expect("they are new");
     writer
 }
 
@@ -141,8 +141,8 @@ async fn what_is_not_looked_up_is_judged_as_what_is() {
 
 /// What would become of the group, and what the log would be then; without its times, which differ.
 async fn tried(connection: &mut PgConnection, group: &Group) -> (Vec<UnitOutcome>, Vec<(i64, String, i64, Uuid, i16)>) {
-    let mut transaction = connection.begin().await.unwrap();
-    let mut outcomes = group.append(&mut *transaction).await.unwrap();
+    let mut transaction = connection.begin().await.expect("a transaction");
+    let mut outcomes = group.append(&mut *transaction).await.expect("an outcome");
     for outcome in &mut outcomes {
         (outcome.recorded_at, outcome.anchor_holds) = (None, false);
         // Of several names of a unit that moved on, either may be named.
@@ -151,7 +151,7 @@ async fn tried(connection: &mut PgConnection, group: &Group) -> (Vec<UnitOutcome
     let events = log(&mut *transaction).await.into_iter();
     let events =
         events.map(|event| (event.position, event.name, event.sequence, event.command_id, event.part)).collect();
-    transaction.rollback().await.unwrap();
+    transaction.rollback().await.expect("it is undone");
     (outcomes, events)
 }
 
