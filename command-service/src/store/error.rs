@@ -7,7 +7,7 @@ use shared::{
     event::UnknownEvent,
 };
 
-use super::{answer::Answer, committer::AppendError};
+use super::{answer::Answer, queue::AppendError};
 
 /// Why a command could not be carried out, though nobody refused it.
 #[derive(Debug, thiserror::Error)]

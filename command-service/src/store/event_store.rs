@@ -17,12 +17,12 @@ use super::{
     answer::{self, Answer},
     append::{Appended, Check, Keyed, NewEvent, Unit},
     cache::Remembered,
-    committer::{self, AppendError},
     error::StoreError,
     load,
     loaded::{Decided, LastEvent, LoadedConfig},
     loader,
     past::{self, Former, Past},
+    queue::{self, AppendError},
     receipt::{CommandScope, Freshness, Receipt},
     trace::{self, UnitTrace},
 };
@@ -36,7 +36,7 @@ use crate::{
 pub struct ConfigEventStore {
     remembered: Arc<Remembered>,
     loader: loader::Handle,
-    committer: committer::Handle,
+    committer: queue::Handle,
     log: PgPool,
     cache: Counters<CacheResult>,
 }
@@ -46,7 +46,7 @@ impl ConfigEventStore {
     #[must_use]
     pub(crate) fn new(
         loader: loader::Handle,
-        committer: committer::Handle,
+        committer: queue::Handle,
         log: PgPool,
         cache: Counters<CacheResult>,
     ) -> Self {

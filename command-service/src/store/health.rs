@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::{FutureExt, future::BoxFuture};
 use shared::http::health::{Check, EventStoreCheck};
 
-use super::committer::Handle;
+use super::queue::Handle;
 
 /// Longest that an append may take, its repetitions included: more than the 8 s of one attempt.
 const MAX_APPENDING: Duration = Duration::from_secs(10);

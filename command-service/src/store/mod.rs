@@ -1,8 +1,8 @@
 //! The event store behind the framework: loads in groups, commits in groups.
 //!
 //! ```text
-//! cache, loader ─► load ─► (aggregate decides) ─► committer ─► append ─► append_events()
-//!                                          answer (idempotency keys) ─┘
+//! cache, loader ─► load ─► (aggregate decides) ─► queue ─► committer ─► append ─► append_events()
+//!                                                   answer (idempotency keys) ─┘
 //! ```
 
 mod connection;
@@ -15,7 +15,11 @@ mod past;
 
 mod answer;
 mod append;
+mod queue;
+
 mod committer;
+mod failure;
+mod handing;
 
 mod error;
 mod event_store;
@@ -29,7 +33,7 @@ mod health;
 
 pub use answer::Answer;
 pub use append::{Appended, Check, IdempotencyKey, Keyed, Lineage, NewEvent, Unit};
-pub use committer::{AppendError, Committer, Handle as CommitterHandle, Options as CommitterOptions};
+pub use committer::{Committer, Options as CommitterOptions};
 pub use error::StoreError;
 pub use event_store::ConfigEventStore;
 pub use health::AppendCheck;
@@ -37,4 +41,5 @@ pub use keys::sweep;
 pub use loaded::{Decided, LoadedConfig};
 pub use loader::{Handle as LoaderHandle, LANES, Lane, Loader};
 pub use past::{Former, Past};
+pub use queue::{AppendError, Handle as CommitterHandle};
 pub use receipt::{CommandScope, Freshness, Receipt};

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use opentelemetry::{KeyValue, trace::SpanContext};
 use shared::telemetry::spans::{self, TraceSpan};
 
-use super::{append::Appended, committer::AppendError, loaded::Decided};
+use super::{append::Appended, loaded::Decided, queue::AppendError};
 use crate::domain::Refusal;
 
 /// Ends the span of a decision: what was decided, on which version.
