@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, mem, ops::Bound, sync::Arc};
 
+use ahash::RandomState;
 use shared::{
     event::UnknownEvent,
     position::{Fingerprint, Position},
@@ -52,7 +53,7 @@ pub(crate) struct Fold {
     state: Snapshot,
     /// Which command wrote the event at the position; `None` before the first.
     command_id: Option<Uuid>,
-    actors: HashSet<Arc<str>>,
+    actors: HashSet<Arc<str>, RandomState>,
     /// Where entries are put together.
     scratch: String,
     /// From here on it keeps fingerprints.
