@@ -66,6 +66,17 @@ impl Batch {
         self.text.len() + self.events.len() * size_of::<Packed>()
     }
 
+    /// Has it empty, for further events. Its memory stays.
+    pub(crate) fn clear(&mut self) {
+        self.text.clear();
+        self.events.clear();
+    }
+
+    /// What it takes of memory, in bytes.
+    pub(crate) fn capacity(&self) -> usize {
+        self.text.capacity() + self.events.capacity() * size_of::<Packed>()
+    }
+
     /// The events, as they went in.
     pub(crate) fn events(&self) -> impl Iterator<Item = Understood<'_>> {
         let mut rest = self.text.as_str();

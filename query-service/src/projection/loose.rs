@@ -3,16 +3,10 @@
 //! To put an entry into its place in the order looks at a dozen places in memory, here at two: with a million names that is
 //! most of what a replay costs. Sorting all of them once, at the end, costs less than keeping them sorted all the time.
 
-use std::{
-    borrow::Borrow,
-    collections::HashSet,
-    hash::{Hash, Hasher},
-    mem,
-    num::NonZero,
-    thread,
-};
+use std::{mem, num::NonZero, thread};
 
 use ahash::RandomState;
+use hashbrown::{HashTable, hash_table};
 
 use super::entry::Entry;
 
@@ -21,49 +15,44 @@ const WORTH_A_THREAD: usize = 10_000;
 
 /// One entry for each name.
 #[derive(Debug, Default)]
-pub(super) struct Loose(HashSet<ByName, RandomState>);
-
-/// An entry that is known by its name alone.
-#[derive(Debug)]
-struct ByName(Entry);
-
-impl PartialEq for ByName {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.name() == other.0.name()
-    }
+pub(super) struct Loose {
+    table: HashTable<Hashed>,
+    hasher: RandomState,
 }
 
-impl Eq for ByName {}
-
-impl Hash for ByName {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.name().hash(state);
-    }
-}
-
-impl Borrow<str> for ByName {
-    fn borrow(&self) -> &str {
-        self.0.name()
-    }
-}
+/// An entry and the hash of its name: a table that grows would else look at each name again.
+type Hashed = (u64, Entry);
 
 impl Loose {
     /// Adds it, or has it take the place of the one with its name.
     pub(super) fn put(&mut self, entry: Entry) {
-        self.0.replace(ByName(entry));
+        match self.place_of(entry.name()) {
+            (_, hash_table::Entry::Occupied(mut known)) => known.get_mut().1 = entry,
+            (hash, hash_table::Entry::Vacant(place)) => {
+                place.insert((hash, entry));
+            }
+        }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.table.len()
     }
 
     pub(super) fn remove(&mut self, name: &str) {
-        self.0.remove(name);
+        if let (_, hash_table::Entry::Occupied(known)) = self.place_of(name) {
+            known.remove();
+        }
+    }
+
+    fn place_of(&mut self, name: &str) -> (u64, hash_table::Entry<'_, Hashed>) {
+        let hash = self.hasher.hash_one(name);
+        let is_it = |(known, entry): &Hashed| *known == hash && entry.name() == name;
+        (hash, self.table.entry(hash, is_it, |(hash, _)| *hash))
     }
 
     /// All of them by name, sorted by as many threads as there are CPUs, which a replay leaves idle by now.
     pub(super) fn into_sorted(self) -> Vec<Entry> {
-        let mut entries: Vec<Headed> = self.0.into_iter().map(|ByName(entry)| (0, entry)).collect();
+        let mut entries: Vec<Headed> = self.table.into_iter().map(|(_, entry)| (0, entry)).collect();
         let alike = bytes_alike(&entries);
         let threads =
             thread::available_parallelism().map_or(1, NonZero::get).min(entries.len() / WORTH_A_THREAD).max(1);
@@ -155,7 +144,9 @@ fn on_threads<'e>(parts: impl IntoIterator<Item = &'e mut [Headed]>, work: impl 
 
 impl FromIterator<Entry> for Loose {
     fn from_iter<T: IntoIterator<Item = Entry>>(entries: T) -> Self {
-        Self(entries.into_iter().map(ByName).collect())
+        let mut loose = Self::default();
+        entries.into_iter().for_each(|entry| loose.put(entry));
+        loose
     }
 }
 
@@ -181,7 +172,7 @@ mod tests {
             for number in 0..many {
                 loose.put(entry(&name(number * 7919 % many), "1", number, None));
             }
-            assert_eq!(loose.0.len(), WORTH_A_THREAD * 5 / 2);
+            assert_eq!(loose.len(), WORTH_A_THREAD * 5 / 2);
             let names: Vec<_> = told(&loose.into_sorted()).into_iter().map(|(name, _)| name).collect();
             assert_eq!(names, (0..many).map(name).collect::<Vec<_>>());
         }

@@ -1,6 +1,9 @@
 //! One of the connections of a copy: reads every so many-th range, and understands its events.
 
-use std::{mem, sync::mpsc::SyncSender};
+use std::{
+    mem,
+    sync::mpsc::{Receiver, SyncSender},
+};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream::BoxStream};
@@ -28,6 +31,9 @@ const SESSION: [(&str, &str); 5] = [
     ("enable_bitmapscan", "off"),
     ("jit", "off"),
 ];
+
+/// A batch that a large event made take more is not filled again.
+const MAX_KEPT_BYTES: usize = 4 * BATCH_BYTES;
 
 /// From a lane to the fold.
 #[derive(Debug)]
@@ -77,6 +83,7 @@ pub(super) struct Lane {
     /// The number of its first range, and how many further on the next one is.
     turn: (usize, usize),
     to: SyncSender<Message>,
+    folded: Receiver<Batch>,
     stop: CancellationToken,
 }
 
@@ -85,11 +92,11 @@ impl Lane {
         options: &Options,
         ranges: Ranges,
         turn: (usize, usize),
-        to: SyncSender<Message>,
+        (to, folded): (SyncSender<Message>, Receiver<Batch>),
         stop: CancellationToken,
     ) -> Self {
         let database = options.database.clone().options(SESSION);
-        Self { database, ranges, turn, to, stop }
+        Self { database, ranges, turn, to, folded, stop }
     }
 
     /// To its end, on this thread.
@@ -134,7 +141,7 @@ impl Lane {
 
     async fn copy(&self, connection: &mut PgConnection, (first, last): (Position, Position)) -> Result<(), Ended> {
         let mut rows = self.begin(connection, &row::query((first, last))).await?;
-        let (mut begun, mut batch) = (false, Batch::default());
+        let (mut begun, mut batch) = (false, self.batch());
         while let Some(row) = self.next(&mut rows).await? {
             let Some(event) = row::event(&row)? else { continue };
             if !mem::replace(&mut begun, true) {
@@ -150,7 +157,7 @@ impl Lane {
                 return Err(Ended::Stopped);
             }
             if batch.bytes() >= BATCH_BYTES {
-                self.send(Message::Batch(mem::take(&mut batch)))?;
+                self.send(Message::Batch(mem::replace(&mut batch, self.batch())))?;
             }
         }
         if !begun {
@@ -158,6 +165,15 @@ impl Lane {
         }
         self.send(Message::Batch(batch))?;
         self.send(Message::End)
+    }
+
+    /// An empty one. Memory that is there already costs less than new pages, which the system has to clear.
+    fn batch(&self) -> Batch {
+        let folded = self.folded.try_iter().find(|batch| batch.capacity() <= MAX_KEPT_BYTES);
+        folded.map_or_else(Batch::default, |mut batch| {
+            batch.clear();
+            batch
+        })
     }
 
     async fn begin<'c>(&self, connection: &'c mut PgConnection, copy: &str) -> Result<Rows<'c>, Ended> {
@@ -188,7 +204,10 @@ impl Lane {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::mpsc::sync_channel, time::Duration};
+    use std::{
+        sync::mpsc::{channel, sync_channel},
+        time::Duration,
+    };
 
     use shared::clock::Clock;
 
@@ -202,7 +221,7 @@ mod tests {
         let (poll_interval, listen_for_hints, clock) = (Duration::from_secs(1), true, Clock::system());
         let options = Options { database, poll_interval, listen_for_hints, clock, metrics: of_tail() };
         let ranges = Ranges { from: Position::ZERO, target: Position(1) };
-        let lane = Lane::new(&options, ranges, (0, 1), sync_channel(1).0, CancellationToken::new());
+        let lane = Lane::new(&options, ranges, (0, 1), (sync_channel(1).0, channel().1), CancellationToken::new());
         let settings = lane.database.get_options().unwrap();
         let last = settings.rsplit("statement_timeout=").next().unwrap();
         assert_eq!(last.split(' ').next(), Some("0"), "{settings}");

@@ -12,7 +12,7 @@
 //! shares the CPUs out fairly between threads.
 //!
 //! **Memory.** A lane that is ahead waits until its batches are folded: what is in flight is bounded by [`BATCH_BYTES`] and
-//! [`LANE_BATCHES`], however large values and log are.
+//! [`LANE_BATCHES`], however large values and log are. A batch that was folded goes back to its lane.
 
 mod lane;
 mod row;
@@ -23,7 +23,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
-        mpsc::{Receiver, sync_channel},
+        mpsc::{Receiver, Sender, channel, sync_channel},
     },
     thread,
 };
@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::lane::{Lane, Message};
 use super::{Options, link::LinkError};
-use crate::projection::{Fault, Fold};
+use crate::projection::{Batch, Fault, Fold};
 
 /// Most connections of a replay beside the tail's own; never more than CPUs.
 const MAX_LANES: usize = 4;
@@ -161,6 +161,13 @@ impl Ranges {
     }
 }
 
+/// The fold's ends of its channels with a lane.
+struct FromLane {
+    messages: Receiver<Message>,
+    /// Batches on their way back, to be filled again. No more than there were in flight.
+    folded: Sender<Batch>,
+}
+
 /// What the threads work on.
 #[derive(Debug)]
 struct Copy {
@@ -179,9 +186,10 @@ impl Copy {
             let lanes: Vec<_> = (0..cpus.min(MAX_LANES)).map(|_| sync_channel(LANE_BATCHES)).collect();
             let step = lanes.len();
             let receivers = lanes.into_iter().enumerate().map(|(first, (to, from))| {
-                let lane = Lane::new(&self.options, self.ranges, (first, step), to, self.stop.clone());
+                let (folded, back) = channel();
+                let lane = Lane::new(&self.options, self.ranges, (first, step), (to, back), self.stop.clone());
                 scope.spawn(move || lane.run());
-                from
+                FromLane { messages: from, folded }
             });
             let end = self.fold(&mut fold, &receivers.collect::<Vec<_>>());
             // What lanes wait for is not to come.
@@ -192,11 +200,11 @@ impl Copy {
         Copied { fold, end }
     }
 
-    fn fold(&self, fold: &mut Fold, lanes: &[Receiver<Message>]) -> Result<CopyEnd, LinkError> {
+    fn fold(&self, fold: &mut Fold, lanes: &[FromLane]) -> Result<CopyEnd, LinkError> {
         for (number, lane) in (0..self.ranges.count()).zip(lanes.iter().cycle()) {
             let (first, _) = self.ranges.range(number);
             loop {
-                match lane.recv() {
+                match lane.messages.recv() {
                     Ok(Message::Begin { anchor }) => {
                         let anchor = anchor.map(|command_id| (first, command_id));
                         // A fold that has not come so far is behind a hole, which the next event shows.
@@ -211,6 +219,8 @@ impl Copy {
                             }
                         }
                         self.position.store(fold.position().0, Relaxed);
+                        // A lane that has read its last range fills no more.
+                        let _unheard = lane.folded.send(batch);
                     }
                     Ok(Message::Unknown { position, source }) => {
                         let fault = fold.is_next(position).err().unwrap_or(Fault::Unknown { position, source });
