@@ -204,10 +204,7 @@ impl Lane {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::mpsc::{channel, sync_channel},
-        time::Duration,
-    };
+    use std::{sync::mpsc::sync_channel, time::Duration};
 
     use shared::clock::Clock;
 
@@ -221,7 +218,8 @@ mod tests {
         let (poll_interval, listen_for_hints, clock) = (Duration::from_secs(1), true, Clock::system());
         let options = Options { database, poll_interval, listen_for_hints, clock, metrics: of_tail() };
         let ranges = Ranges { from: Position::ZERO, target: Position(1) };
-        let lane = Lane::new(&options, ranges, (0, 1), (sync_channel(1).0, channel().1), CancellationToken::new());
+        let lane =
+            Lane::new(&options, ranges, (0, 1), (sync_channel(1).0, sync_channel(1).1), CancellationToken::new());
         let settings = lane.database.get_options().unwrap();
         let last = settings.rsplit("statement_timeout=").next().unwrap();
         assert_eq!(last.split(' ').next(), Some("0"), "{settings}");

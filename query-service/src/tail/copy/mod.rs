@@ -23,7 +23,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
-        mpsc::{Receiver, Sender, channel, sync_channel},
+        mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
 };
@@ -164,8 +164,8 @@ impl Ranges {
 /// The fold's ends of its channels with a lane.
 struct FromLane {
     messages: Receiver<Message>,
-    /// Batches on their way back, to be filled again. No more than there were in flight.
-    folded: Sender<Batch>,
+    /// Batches on their way back, to be filled again.
+    folded: SyncSender<Batch>,
 }
 
 /// What the threads work on.
@@ -186,7 +186,7 @@ impl Copy {
             let lanes: Vec<_> = (0..cpus.min(MAX_LANES)).map(|_| sync_channel(LANE_BATCHES)).collect();
             let step = lanes.len();
             let receivers = lanes.into_iter().enumerate().map(|(first, (to, from))| {
-                let (folded, back) = channel();
+                let (folded, back) = sync_channel(LANE_BATCHES);
                 let lane = Lane::new(&self.options, self.ranges, (first, step), (to, back), self.stop.clone());
                 scope.spawn(move || lane.run());
                 FromLane { messages: from, folded }
@@ -219,8 +219,8 @@ impl Copy {
                             }
                         }
                         self.position.store(fold.position().0, Relaxed);
-                        // A lane that has read its last range fills no more.
-                        let _unheard = lane.folded.send(batch);
+                        // Freed where the lane has enough, or has read its last range.
+                        let _freed = lane.folded.try_send(batch);
                     }
                     Ok(Message::Unknown { position, source }) => {
                         let fault = fold.is_next(position).err().unwrap_or(Fault::Unknown { position, source });
