@@ -350,9 +350,10 @@ mod tests {
                 one_by_one.apply(&event).unwrap();
                 batch.push(&event).unwrap();
                 if rarely == 1 {
-                    for event in mem::take(&mut batch).events() {
+                    for event in batch.events() {
                         in_batches.take(&event).unwrap();
                     }
+                    batch.clear();
                 }
                 match rarely {
                     2 => in_batches.loosen(),

@@ -39,7 +39,8 @@ impl Loose {
     }
 
     pub(super) fn remove(&mut self, name: &str) {
-        if let (_, hash_table::Entry::Occupied(known)) = self.place_of(name) {
+        let hash = self.hasher.hash_one(name);
+        if let Ok(known) = self.table.find_entry(hash, |(_, entry)| entry.name() == name) {
             known.remove();
         }
     }
@@ -50,7 +51,7 @@ impl Loose {
         (hash, self.table.entry(hash, is_it, |(hash, _)| *hash))
     }
 
-    /// All of them by name, sorted by as many threads as there are CPUs, which a replay leaves idle by now.
+    /// All of them by name, sorted by about as many threads as there are CPUs, which a replay leaves idle by now.
     pub(super) fn into_sorted(self) -> Vec<Entry> {
         let mut entries: Vec<Headed> = self.table.into_iter().map(|(_, entry)| (0, entry)).collect();
         let alike = bytes_alike(&entries);
@@ -69,14 +70,14 @@ impl Loose {
 /// once for each [`HEAD_BYTES`] that are needed, and not for each comparison.
 type Headed = (u128, Entry);
 
-/// Bytes of a name in a head; the last byte of its number says how many there were.
+/// Bytes of a name in a head. The last byte of its number says how many there were, or [`GOES_ON`].
 const HEAD_BYTES: usize = size_of::<u128>() - 1;
 
-/// The last byte of a head of which there is more. Behind a name that ends in it a head has zeros, which another one could
-/// have too: then the shorter one is the first.
+/// The last byte of the number of a head that is not its name's last: `HEAD_BYTES + 1`. A name that ends in its head is filled
+/// up with zeros, which a longer one could have in their place: by the last byte the shorter one is the first.
 const GOES_ON: u8 = 16;
 
-/// What the name is from a byte on. Of heads that are equal either the names are, or both go on.
+/// What the name is from a byte on, which it must have. Two names with equal heads both go on, as no two are the same.
 fn head(name: &str, from: usize) -> u128 {
     let rest = &name.as_bytes()[from..];
     let known = rest.len().min(HEAD_BYTES);
@@ -192,6 +193,7 @@ mod tests {
             let parts = parts_between_heads(&mut entries, about);
             let parts: Vec<Vec<_>> = parts.iter().map(|part| part.iter().map(|(head, _)| *head).collect()).collect();
             prop_assert_eq!(parts.concat(), heads);
+            prop_assert!(parts.len() <= 2 * (heads.len() / about) + 1, "{:?}", parts);
             prop_assert!(parts.is_sorted_by(|one, next| one.last() < next.first()), "{:?}", parts);
             // None is longer than it was to be, but for equal heads.
             prop_assert!(parts.iter().all(|part| part.len() <= about || part[0] == part[part.len() - 1]), "{:?}", parts);

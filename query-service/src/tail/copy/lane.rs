@@ -32,9 +32,6 @@ const SESSION: [(&str, &str); 5] = [
     ("jit", "off"),
 ];
 
-/// A batch that a large event made take more is not filled again.
-const MAX_KEPT_BYTES: usize = 4 * BATCH_BYTES;
-
 /// From a lane to the fold.
 #[derive(Debug)]
 pub(super) enum Message {
@@ -157,7 +154,8 @@ impl Lane {
                 return Err(Ended::Stopped);
             }
             if batch.bytes() >= BATCH_BYTES {
-                self.send(Message::Batch(mem::replace(&mut batch, self.batch())))?;
+                self.send(Message::Batch(mem::take(&mut batch)))?;
+                batch = self.batch();
             }
         }
         if !begun {
@@ -169,11 +167,9 @@ impl Lane {
 
     /// An empty one. Memory that is there already costs less than new pages, which the system has to clear.
     fn batch(&self) -> Batch {
-        let folded = self.folded.try_iter().find(|batch| batch.capacity() <= MAX_KEPT_BYTES);
-        folded.map_or_else(Batch::default, |mut batch| {
-            batch.clear();
-            batch
-        })
+        let mut batch = self.folded.try_recv().unwrap_or_default();
+        batch.clear();
+        batch
     }
 
     async fn begin<'c>(&self, connection: &'c mut PgConnection, copy: &str) -> Result<Rows<'c>, Ended> {

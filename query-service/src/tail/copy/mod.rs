@@ -12,7 +12,8 @@
 //! shares the CPUs out fairly between threads.
 //!
 //! **Memory.** A lane that is ahead waits until its batches are folded: what is in flight is bounded by [`BATCH_BYTES`] and
-//! [`LANE_BATCHES`], however large values and log are. A batch that was folded goes back to its lane.
+//! [`LANE_BATCHES`], however large values and log are. A batch that was folded goes back to its
+//! lane, unless it takes more than [`MAX_KEPT_BYTES`].
 
 mod lane;
 mod row;
@@ -45,7 +46,10 @@ const RANGE_EVENTS: u64 = 4_096;
 /// What a lane understands before it hands it on, in bytes; 2 MiB. One event may exceed it.
 const BATCH_BYTES: usize = 2 * 1024 * 1024;
 
-/// Batches of a lane that wait to be folded; one more is in its hands.
+/// The memory of a batch that is filled again, at most, in bytes; 8 MiB. One that a large event made take more is freed.
+const MAX_KEPT_BYTES: usize = 4 * BATCH_BYTES;
+
+/// Batches of a lane that wait to be folded, and at most as many that wait to be filled again; one more is in its hands.
 const LANE_BATCHES: usize = 2;
 
 /// Under way, on threads of its own. Dropped, it stops by itself.
@@ -219,8 +223,10 @@ impl Copy {
                             }
                         }
                         self.position.store(fold.position().0, Relaxed);
-                        // Freed where the lane has enough, or has read its last range.
-                        let _freed = lane.folded.try_send(batch);
+                        if batch.capacity() <= MAX_KEPT_BYTES {
+                            // Freed where the lane has enough, or has read its last range.
+                            let _freed = lane.folded.try_send(batch);
+                        }
                     }
                     Ok(Message::Unknown { position, source }) => {
                         let fault = fold.is_next(position).err().unwrap_or(Fault::Unknown { position, source });
