@@ -23,12 +23,18 @@ pub(super) struct Loose {
 /// An entry and the hash of its name: a table that grows would else look at each name again.
 type Hashed = (u64, Entry);
 
+/// Whether it has that name, whose hash is this. Most of what has another is known by the hash.
+fn is((known, entry): &Hashed, hash: u64, name: &str) -> bool {
+    *known == hash && entry.name() == name
+}
+
 impl Loose {
     /// Adds it, or has it take the place of the one with its name.
     pub(super) fn put(&mut self, entry: Entry) {
-        match self.place_of(entry.name()) {
-            (_, hash_table::Entry::Occupied(mut known)) => known.get_mut().1 = entry,
-            (hash, hash_table::Entry::Vacant(place)) => {
+        let hash = self.hasher.hash_one(entry.name());
+        match self.table.entry(hash, |known| is(known, hash, entry.name()), |(hash, _)| *hash) {
+            hash_table::Entry::Occupied(mut known) => known.get_mut().1 = entry,
+            hash_table::Entry::Vacant(place) => {
                 place.insert((hash, entry));
             }
         }
@@ -40,15 +46,9 @@ impl Loose {
 
     pub(super) fn remove(&mut self, name: &str) {
         let hash = self.hasher.hash_one(name);
-        if let Ok(known) = self.table.find_entry(hash, |(_, entry)| entry.name() == name) {
+        if let Ok(known) = self.table.find_entry(hash, |known| is(known, hash, name)) {
             known.remove();
         }
-    }
-
-    fn place_of(&mut self, name: &str) -> (u64, hash_table::Entry<'_, Hashed>) {
-        let hash = self.hasher.hash_one(name);
-        let is_it = |(known, entry): &Hashed| *known == hash && entry.name() == name;
-        (hash, self.table.entry(hash, is_it, |(hash, _)| *hash))
     }
 
     /// All of them by name, sorted by about as many threads as there are CPUs, which a replay leaves idle by now.

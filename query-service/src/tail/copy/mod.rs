@@ -12,8 +12,8 @@
 //! shares the CPUs out fairly between threads.
 //!
 //! **Memory.** A lane that is ahead waits until its batches are folded: what is in flight is bounded by [`BATCH_BYTES`] and
-//! [`LANE_BATCHES`], however large values and log are. A batch that was folded goes back to its
-//! lane, unless it takes more than [`MAX_KEPT_BYTES`].
+//! [`LANE_BATCHES`], however large values and log are. A batch that was folded goes back to its lane,
+//! unless it takes more than [`MAX_KEPT_BYTES`].
 
 mod lane;
 mod row;
