@@ -3,12 +3,14 @@
 
 use std::{env, time::Duration};
 
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::{KeyValue, Value};
 use opentelemetry_sdk::{
     Resource,
     resource::{EnvResourceDetector, TelemetryResourceDetector},
     trace::{BatchConfig, BatchConfigBuilder, Sampler},
 };
+use percent_encoding::percent_decode_str;
 use url::Url;
 
 use crate::ids::Ids;
@@ -36,6 +38,7 @@ pub struct InvalidVariable {
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) endpoint: Url,
+    pub(super) headers: HeaderMap,
     pub(super) timeout: Duration,
     pub(super) sampler: Sampler,
     pub(super) queue_spans: usize,
@@ -59,6 +62,10 @@ impl Settings {
         for name in ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"] {
             one_of(variable, name, &["http/protobuf"])?;
         }
+        for name in ["OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"] {
+            one_of(variable, name, &["none"])?;
+        }
+        let headers = headers(variable)?;
         let timeout = timeout(variable)?;
         let endpoint = endpoint(variable)?;
         let queue_spans = queue_spans(variable)?;
@@ -67,7 +74,7 @@ impl Settings {
         };
         // Reads the other OTEL_BSP_ variables by itself.
         let batch = BatchConfigBuilder::default().with_max_queue_size(queue_spans).build();
-        Ok(Some(Self { endpoint, timeout, sampler, queue_spans, batch }))
+        Ok(Some(Self { endpoint, headers, timeout, sampler, queue_spans, batch }))
     }
 }
 
@@ -112,6 +119,24 @@ fn endpoint(variable: Variables<'_>) -> Result<Option<Url>, InvalidVariable> {
         url.set_path(&path);
     }
     Ok(Some(url))
+}
+
+/// `name=value,…`, values percent-encoded. They may hold secrets, so what is wrong is told by its place.
+fn headers(variable: Variables<'_>) -> Result<HeaderMap, InvalidVariable> {
+    const NAMES: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"];
+    let Some((name, value)) = NAMES.into_iter().find_map(|name| Some((name, variable(name)?))) else {
+        return Ok(HeaderMap::new());
+    };
+    let entries = value.split(',').enumerate().filter(|(_, entry)| !entry.trim().is_empty());
+    let header = |(place, entry): (usize, &str)| {
+        let header = entry.split_once('=').and_then(|(name, value)| {
+            let value = percent_decode_str(value.trim()).decode_utf8().ok()?;
+            Some((name.trim().parse::<HeaderName>().ok()?, HeaderValue::from_str(&value).ok()?))
+        });
+        let wrong = "is no header; write name=value,name=value, with values percent-encoded";
+        header.ok_or_else(|| invalid(name, &format!("entry {}", place + 1), wrong))
+    };
+    entries.map(header).collect()
 }
 
 fn sampler(variable: Variables<'_>) -> Result<Sampler, InvalidVariable> {
@@ -220,6 +245,21 @@ mod tests {
     }
 
     #[test]
+    fn headers_are_pairs_and_a_wrong_one_is_told_without_its_value() {
+        let headers = |value| read(&[ENDPOINT, ("OTEL_EXPORTER_OTLP_HEADERS", value)]).map(|read| read.unwrap().headers);
+        let two = headers("api-key=a%20b%2C, x=1=2,").unwrap();
+        assert_eq!((&two["api-key"], &two["x"], two.len()), (&"a b,".parse().unwrap(), &"1=2".parse().unwrap(), 2));
+        for wrong in ["x=1,secret", "x=1,a b=secret", "x=1,y=secret%0A", "x=1,=secret", "x=1,y=%FFsecret"] {
+            let error = headers(wrong).unwrap_err();
+            assert!(error.starts_with("OTEL_EXPORTER_OTLP_HEADERS: `entry 2` is no header; write name=value"), "{error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+        let own = ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "y=2");
+        let wins = read(&[ENDPOINT, ("OTEL_EXPORTER_OTLP_HEADERS", "x=1"), own]).unwrap().unwrap().headers;
+        assert!(wins.contains_key("y") && !wins.contains_key("x"), "{wins:?}");
+    }
+
+    #[test]
     fn a_wrong_variable_is_told_with_what_would_be_right() {
         for (name, value, told) in [
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", "is no URL of a collector"),
@@ -230,6 +270,7 @@ mod tests {
             ("OTEL_SDK_DISABLED", "yes", "is neither true nor false"),
             ("OTEL_TRACES_EXPORTER", "zipkin", "known: otlp, none"),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "known: http/protobuf"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip", "known: none"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "is no number of milliseconds"),
             ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "is no number of spans"),
         ] {

@@ -12,25 +12,20 @@ use std::{
 };
 
 use opentelemetry::{InstrumentationScope, trace::TracerProvider as _};
-use opentelemetry_otlp::{RetryPolicy, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 use rand::RngExt as _;
 
 use super::{
-    export::{Counters, Queue, TraceCounts},
+    export::{Collector, Counters, NoCollector, Queue, TraceCounts},
     trace_settings::{InvalidVariable, Settings, of_process, resource},
 };
-use crate::{BoxError, ids::Ids};
+use crate::ids::Ids;
 
 /// Part of reads without a sampled parent that have a trace, when nothing else is said.
 pub const DEFAULT_READS_RATIO: f64 = 0.01;
 
 /// Longest that the end of a process waits for its traces to be sent.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(3);
-
-/// Attempts of an export behind the first, and the wait before the first of them.
-const RETRIES: usize = 2;
-const FIRST_RETRY: Duration = Duration::from_millis(100);
 
 /// Schema of the names of spans and attributes.
 const SCHEMA: &str = "https://opentelemetry.io/schemas/1.44.0";
@@ -44,8 +39,8 @@ pub enum NoTraces {
     #[error(transparent)]
     Variable(#[from] InvalidVariable),
     /// The client that sends them could not be made.
-    #[error("traces cannot be sent")]
-    Exporter(#[source] BoxError),
+    #[error(transparent)]
+    Collector(#[from] NoCollector),
 }
 
 /// What the process is told about its traces, beside the `OTEL_*` variables.
@@ -71,21 +66,12 @@ impl Traces {
     /// As the variables say; `None` when they name no endpoint.
     pub(super) fn from_environment(args: TraceArgs) -> Result<Option<Self>, NoTraces> {
         let Some(settings) = Settings::read(&of_process)? else { return Ok(None) };
-        let failed = |error| NoTraces::Exporter(error);
         // Asked for by whoever sends over TLS; another part of the process may have chosen already.
         let _chosen_before = rustls::crypto::ring::default_provider().install_default();
-        // Blocking: its runtime is its own, and so it still sends when ours has ended.
-        let client = reqwest::blocking::Client::builder().timeout(settings.timeout).build();
-        let exporter = SpanExporter::builder()
-            .with_http()
-            .with_http_client(client.map_err(|error| failed(error.into()))?)
-            .with_endpoint(settings.endpoint)
-            .with_timeout(settings.timeout)
-            .with_retry_policy(RetryPolicy::default().with_max_retries(RETRIES).with_initial_delay(FIRST_RETRY))
-            .build()
-            .map_err(|error| failed(error.into()))?;
         let counters = Arc::<Counters>::default();
-        let queue = Queue::new(exporter, settings.batch, settings.queue_spans, Arc::clone(&counters));
+        let collector =
+            Collector::new(settings.endpoint, settings.headers, settings.timeout, Arc::clone(&counters))?;
+        let queue = Queue::new(collector, settings.batch, settings.queue_spans);
         let provider = SdkTracerProvider::builder()
             .with_resource(resource(args.program, Ids::time_ordered(), &of_process))
             .with_sampler(settings.sampler)

@@ -1,5 +1,13 @@
 //! Sending spans: by a thread of the library's, behind a bounded queue that never makes anybody wait. What is lost is counted,
 //! and told once in a while.
+//!
+//! ```text
+//! span that has ended ─► Queue ─► the library's thread ─► Collector (HTTP, attempts) ◄─ otlp (the body) ◄─ protobuf
+//! ```
+
+mod collector;
+mod otlp;
+mod protobuf;
 
 use std::{
     sync::{
@@ -9,11 +17,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub(super) use collector::{Collector, NoCollector};
 use opentelemetry::Context;
 use opentelemetry_sdk::{
     Resource,
-    error::{OTelSdkError, OTelSdkResult},
-    trace::{BatchConfig, BatchSpanProcessor, Span, SpanData, SpanExporter, SpanProcessor},
+    error::OTelSdkResult,
+    trace::{BatchConfig, BatchSpanProcessor, Span, SpanData, SpanProcessor},
 };
 
 /// How often it is told that spans are lost.
@@ -24,7 +33,7 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 pub struct TraceCounts {
     /// The collector has them.
     pub exported: u64,
-    /// They were sent, and no answer said that they arrived.
+    /// They were sent, and no answer said that they arrived, or one that they were not taken.
     pub failed: u64,
     /// The queue was full: they were never sent.
     pub dropped: u64,
@@ -96,14 +105,10 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    pub(super) fn new(
-        exporter: impl SpanExporter + 'static,
-        batch: BatchConfig,
-        most: usize,
-        counters: Arc<Counters>,
-    ) -> Self {
-        let counted = Counted { exporter, counters: Arc::clone(&counters) };
-        Self { sending: BatchSpanProcessor::new(counted, batch), counters, most }
+    /// In front of that collector, of at most so many spans.
+    pub(super) fn new(collector: Collector, batch: BatchConfig, most: usize) -> Self {
+        let counters = Arc::clone(collector.counters());
+        Self { sending: BatchSpanProcessor::new(collector, batch), counters, most }
     }
 }
 
@@ -129,51 +134,5 @@ impl SpanProcessor for Queue {
 
     fn set_resource(&mut self, resource: &Resource) {
         self.sending.set_resource(resource);
-    }
-}
-
-/// At the other end of the queue.
-#[derive(Debug)]
-struct Counted<E> {
-    exporter: E,
-    counters: Arc<Counters>,
-}
-
-impl<E: SpanExporter> SpanExporter for Counted<E> {
-    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let (counters, spans) = (&self.counters, batch.len());
-        let exported = self.exporter.export(batch).await;
-        counters.waiting.fetch_sub(spans, Relaxed);
-        match &exported {
-            Ok(()) => {
-                counters.exported.fetch_add(spans as u64, Relaxed);
-            }
-            Err(error) => {
-                counters.failed.fetch_add(spans as u64, Relaxed);
-                counters.export_errors.fetch_add(1, Relaxed);
-                counters.tell(&why(error));
-            }
-        }
-        exported
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.exporter.shutdown_with_timeout(timeout)
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        self.exporter.force_flush()
-    }
-
-    fn set_resource(&mut self, resource: &Resource) {
-        self.exporter.set_resource(resource);
-    }
-}
-
-fn why(error: &OTelSdkError) -> String {
-    match error {
-        OTelSdkError::Timeout(after) => format!("the collector did not answer within {} ms", after.as_millis()),
-        OTelSdkError::AlreadyShutdown => "the exporter has ended".to_owned(),
-        OTelSdkError::InternalFailure(why) => why.clone(),
     }
 }

@@ -1,0 +1,182 @@
+//! The collector at the other end of the queue: spans are posted to it, a few times when it is worth it, and counted.
+//! Source: OTLP 1.10, "OTLP/HTTP": which answers are worth a further attempt, and what they say.
+
+use std::{
+    io::Read as _,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    thread,
+    time::{Duration, Instant},
+};
+
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use bytes::Bytes;
+use opentelemetry_sdk::{
+    Resource,
+    error::{OTelSdkError, OTelSdkResult},
+    trace::{SpanData, SpanExporter},
+};
+use reqwest::blocking::{Client, Response};
+use url::Url;
+
+use super::{
+    Counters,
+    otlp::{self, Rejected},
+};
+use crate::telemetry::Chain;
+
+/// Attempts of an export behind the first, and the wait before the first of them; the next waits twice as long.
+const RETRIES: u32 = 2;
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+
+/// Most that is read of an answer, in bytes.
+const MAX_ANSWER_BYTES: u64 = 64 * 1024;
+
+/// Who sends, for the collector's own logs.
+const USER_AGENT: &str = concat!("config-api/", env!("CARGO_PKG_VERSION"));
+
+/// The client that sends could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("traces cannot be sent")]
+pub struct NoCollector(#[from] reqwest::Error);
+
+/// Why an export failed.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("the collector did not answer within {} ms", .0.as_millis())]
+    Late(Duration),
+    #[error("the collector cannot be reached")]
+    Unreachable(#[source] reqwest::Error),
+    #[error("the collector answered {status}")]
+    Answered {
+        status: StatusCode,
+        /// When it wants to be asked again, if it said so.
+        after: Option<Duration>,
+    },
+}
+
+/// Takes batches of spans from the library's thread, one at a time.
+#[derive(Debug)]
+pub(in crate::telemetry) struct Collector {
+    client: Client,
+    endpoint: Url,
+    headers: HeaderMap,
+    /// Longest that an export may take with all its attempts.
+    limit: Duration,
+    resource: Resource,
+    counters: Arc<Counters>,
+}
+
+impl Collector {
+    /// At this endpoint, with these headers besides OTLP's own.
+    ///
+    /// # Errors
+    /// When there is no client, for want of a thread or of certificates.
+    pub(in crate::telemetry) fn new(
+        endpoint: Url,
+        mut headers: HeaderMap,
+        limit: Duration,
+        counters: Arc<Counters>,
+    ) -> Result<Self, NoCollector> {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+        headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static(USER_AGENT));
+        // Blocking: its runtime is its own, and so it still sends when ours has ended. A redirect is told: whoever is behind it
+        // is not whom the headers, which may hold a secret, are for.
+        let client = Client::builder().redirect(reqwest::redirect::Policy::none()).build()?;
+        let resource = Resource::builder_empty().build();
+        Ok(Self { client, endpoint, headers, limit, resource, counters })
+    }
+
+    pub(super) fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    fn send(&self, body: &Bytes) -> Result<Rejected, Failure> {
+        let until = Instant::now() + self.limit;
+        let mut wait = FIRST_RETRY;
+        for _ in 0..RETRIES {
+            let failure = match self.attempt(body, until) {
+                Err(failure) if failure.may_pass() => failure,
+                ended => return ended,
+            };
+            let pause = failure.after().max(wait);
+            if Instant::now() + pause >= until {
+                return Err(failure);
+            }
+            thread::sleep(pause);
+            wait *= 2;
+        }
+        self.attempt(body, until)
+    }
+
+    fn attempt(&self, body: &Bytes, until: Instant) -> Result<Rejected, Failure> {
+        let failed = |error: reqwest::Error| match error.is_timeout() {
+            true => Failure::Late(self.limit),
+            // The address may hold a secret.
+            false => Failure::Unreachable(error.without_url()),
+        };
+        let left = until.saturating_duration_since(Instant::now());
+        let request = self.client.post(self.endpoint.clone()).headers(self.headers.clone()).timeout(left);
+        let response = request.body(body.clone()).send().map_err(failed)?;
+        let status = response.status();
+        if !status.is_success() {
+            return Err(Failure::Answered { status, after: retry_after(&response) });
+        }
+        let mut answer = vec![];
+        // It has the spans, whatever becomes of the rest of its answer.
+        let _cut_off = response.take(MAX_ANSWER_BYTES).read_to_end(&mut answer);
+        Ok(otlp::rejected(&answer))
+    }
+}
+
+impl Failure {
+    /// Whether a further attempt may fare better.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Late(_) => false,
+            Self::Unreachable(_) => true,
+            Self::Answered { status, .. } => matches!(status.as_u16(), 429 | 502 | 503 | 504),
+        }
+    }
+
+    fn after(&self) -> Duration {
+        match self {
+            Self::Answered { after: Some(after), .. } => *after,
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+/// In seconds; a date, which nobody is known to send, is passed over.
+fn retry_after(response: &Response) -> Option<Duration> {
+    let seconds = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+impl SpanExporter for Collector {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let spans = batch.len();
+        let body = Bytes::from(otlp::request(&self.resource, &batch));
+        drop(batch);
+        let sent = self.send(&body);
+        let counters = &self.counters;
+        counters.waiting.fetch_sub(spans, Relaxed);
+        let (lost, why) = match &sent {
+            Ok(Rejected { spans: 0, .. }) => (0, None),
+            Ok(Rejected { spans: rejected, why }) => {
+                (spans.min(usize::try_from(*rejected).unwrap_or(usize::MAX)), Some(format!("the collector took not all: {why}")))
+            }
+            Err(failure) => (spans, Some(Chain(failure).to_string())),
+        };
+        counters.exported.fetch_add((spans - lost) as u64, Relaxed);
+        counters.failed.fetch_add(lost as u64, Relaxed);
+        if let Some(why) = &why {
+            counters.export_errors.fetch_add(1, Relaxed);
+            counters.tell(why);
+        }
+        sent.map(drop).map_err(|_| OTelSdkError::InternalFailure(why.unwrap_or_default()))
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.resource = resource.clone();
+    }
+}
