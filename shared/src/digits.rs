@@ -39,11 +39,11 @@ impl<const N: usize> Digits<N> {
         text
     }
 
-    /// Eight digits.
-    pub(crate) fn hexadecimal(mut self, mut number: u32) -> Self {
-        for _ in 0..8 {
-            self = self.before(b"0123456789abcdef"[usize::try_from(number % 16).unwrap_or(0)]);
-            number /= 16;
+    /// Two digits for each byte.
+    pub(crate) fn hexadecimal(mut self, bytes: &[u8]) -> Self {
+        let digit = |four_bits: u8| b"0123456789abcdef"[usize::from(four_bits)];
+        for byte in bytes.iter().rev() {
+            self = self.before(digit(byte & 0xF)).before(digit(byte >> 4));
         }
         self
     }
@@ -66,7 +66,7 @@ mod tests {
     proptest! {
         #[test]
         fn writes_what_the_standard_library_writes(number in prop_oneof![any::<u64>(), 0_u64..20], bits: u32) {
-            let text = Digits::<32>::new().hexadecimal(bits).before(b'.').decimal(number);
+            let text = Digits::<32>::new().hexadecimal(&bits.to_be_bytes()).before(b'.').decimal(number);
             prop_assert_eq!(text.as_str(), format!("{number}.{bits:08x}"));
             let text = Digits::<32>::new().before(b'Z').padded(number, 6);
             prop_assert_eq!(text.as_str(), format!("{number:06}Z"));

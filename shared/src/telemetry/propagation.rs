@@ -3,7 +3,10 @@
 use axum::http::{HeaderMap, HeaderName};
 use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
 
-use crate::event::{Metadata, metadata as keys};
+use crate::{
+    digits::Digits,
+    event::{Metadata, metadata as keys},
+};
 
 /// Longest trace state that is taken over, in bytes; W3C asks for 512 at least.
 pub const MAX_TRACESTATE_BYTES: usize = 512;
@@ -45,14 +48,20 @@ fn is_hex(part: &str, digits: usize) -> bool {
 }
 
 /// `00-<trace>-<span>-<flags>`: what `traceparent` says to whoever is called, and `traceresponse` to whoever called.
-#[must_use]
-pub(super) fn text(context: &SpanContext) -> String {
-    format!("00-{}-{}-{:02x}", context.trace_id(), context.span_id(), context.trace_flags())
+pub(super) fn text(context: &SpanContext) -> Digits<TRACEPARENT_BYTES> {
+    let text = Digits::new().hexadecimal(&[context.trace_flags().to_u8()]).before(b'-');
+    let text = text.hexadecimal(&context.span_id().to_bytes()).before(b'-');
+    text.hexadecimal(&context.trace_id().to_bytes()).before(b'-').hexadecimal(&[0])
+}
+
+/// A trace's id, as lines and problems tell it.
+pub(super) fn trace_id(of: &SpanContext) -> Digits<32> {
+    Digits::new().hexadecimal(&of.trace_id().to_bytes())
 }
 
 /// Puts the span's context into an event's metadata, in place of what is there.
 pub fn carry(context: &SpanContext, metadata: &mut Metadata) {
-    metadata.insert(keys::TRACEPARENT.to_owned(), text(context));
+    metadata.insert(keys::TRACEPARENT.to_owned(), text(context).as_str().to_owned());
     let state = context.trace_state().header();
     // An empty one says nothing, and would be passed on for ever.
     if state.is_empty() {
@@ -75,7 +84,7 @@ mod tests {
             assert_eq!((text(&context).as_str(), context.is_remote()), (parent, true));
         }
         let later = parse("01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more", None).unwrap();
-        assert_eq!(text(&later), PARENT, "what is not known of a later version is left out");
+        assert_eq!(text(&later).as_str(), PARENT, "what is not known of a later version is left out");
     }
 
     #[test]

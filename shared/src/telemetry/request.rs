@@ -11,7 +11,7 @@ use axum::{
 };
 use opentelemetry::{
     Context, KeyValue,
-    trace::{Span as _, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt as _, TraceId},
+    trace::{Span as _, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt as _},
 };
 use opentelemetry_sdk::trace::Span as SdkSpan;
 
@@ -19,6 +19,7 @@ use super::{
     propagation,
     traces::{Traces, traces},
 };
+use crate::digits::Digits;
 
 /// Longest of a client's own words in a span, in bytes.
 const MAX_CLIENT_TEXT_BYTES: usize = 256;
@@ -88,13 +89,13 @@ impl RequestScope {
 
     /// As clients are told it.
     pub(crate) fn trace_id(&self) -> Option<String> {
-        self.0.trace.as_ref().map(|trace| trace.trace_id().to_string())
+        self.0.trace.as_ref().map(|trace| propagation::trace_id(trace).as_str().to_owned())
     }
 
     /// What the request was answered; the answer says to which trace it belongs.
     pub(crate) fn answered<B>(&self, response: &mut Response<B>, problem: Option<&'static str>) {
         let Some(trace) = &self.0.trace else { return };
-        if let Ok(value) = HeaderValue::from_str(&propagation::text(trace)) {
+        if let Ok(value) = HeaderValue::from_bytes(propagation::text(trace).as_bytes()) {
             response.headers_mut().insert(TRACERESPONSE, value);
         }
         let Some(mut span) = self.0.span() else { return };
@@ -116,9 +117,10 @@ pub fn carried<F: Future>(work: F) -> impl Future<Output = F::Output> {
 }
 
 /// What a line of the log says of the request that it is told in: its id and its trace.
-pub(super) fn of_line<T>(tell: impl FnOnce(&str, Option<TraceId>) -> T) -> Option<T> {
+pub(super) fn of_line<T>(tell: impl FnOnce(&str, Option<&str>) -> T) -> Option<T> {
     let of = |Inner { id, trace, .. }: &Inner| {
-        tell(id.to_str().unwrap_or_default(), trace.as_ref().map(SpanContext::trace_id))
+        let trace_id = trace.as_ref().map(propagation::trace_id);
+        tell(id.to_str().unwrap_or_default(), trace_id.as_ref().map(Digits::as_str))
     };
     CURRENT.try_with(|current| current.as_ref().map(|current| of(&current.0))).ok().flatten()
 }
@@ -133,7 +135,7 @@ impl Inner {
     ) -> Self {
         let method = known(request.method());
         let name = match route {
-            Some(route) => format!("{} {}", method.unwrap_or("HTTP"), route.as_str()),
+            Some(route) => [method.unwrap_or("HTTP"), " ", route.as_str()].concat(),
             None => method.unwrap_or("HTTP").to_owned(),
         };
         let parent = parent.map_or_else(Context::new, |parent| Context::new().with_remote_span_context(parent));
@@ -214,7 +216,7 @@ mod tests {
     use super::*;
 
     fn told() -> Option<(String, Option<String>)> {
-        of_line(|id, trace| (id.to_owned(), trace.map(|trace| trace.to_string())))
+        of_line(|id, trace| (id.to_owned(), trace.map(str::to_owned)))
     }
 
     fn request(id: &'static str, parent: Option<&str>) -> RequestScope {
