@@ -102,6 +102,7 @@ impl Collector {
             if Instant::now() + pause >= until {
                 return Err(failure);
             }
+            #[expect(clippy::disallowed_methods, reason = "the thread is the exporter's own")]
             thread::sleep(pause);
             wait *= 2;
         }
@@ -178,5 +179,133 @@ impl SpanExporter for Collector {
 
     fn set_resource(&mut self, resource: &Resource) {
         self.resource = resource.clone();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{self, BufRead as _, BufReader, Write as _},
+        net::{TcpListener, TcpStream},
+        thread::JoinHandle,
+    };
+
+    use futures_util::FutureExt as _;
+    use opentelemetry::{
+        InstrumentationScope,
+        trace::{SpanContext, SpanId, SpanKind, Status},
+    };
+    use opentelemetry_sdk::trace::{SpanEvents, SpanLinks};
+
+    use super::*;
+    use crate::telemetry::TraceCounts;
+
+    /// A collector that gives these answers, a connection for each, and says what it was asked.
+    fn answering(answers: &'static [&'static str]) -> (Url, JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}/v1/traces", listener.local_addr().unwrap()).parse().unwrap();
+        let asked = thread::spawn(move || {
+            answers.iter().map(|answer| answered(&listener.accept().unwrap().0, answer).unwrap()).collect()
+        });
+        (endpoint, asked)
+    }
+
+    /// The head of the request, once its body was read.
+    fn answered(mut stream: &TcpStream, answer: &str) -> io::Result<String> {
+        let mut reader = BufReader::new(stream);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            reader.read_line(&mut head)?;
+        }
+        let length = head.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next()).unwrap();
+        io::copy(&mut reader.take(length.parse().unwrap()), &mut io::sink())?;
+        write!(stream, "HTTP/1.1 {answer}")?;
+        Ok(head)
+    }
+
+    fn export(endpoint: Url, headers: HeaderMap, limit: Duration) -> (Result<(), String>, TraceCounts) {
+        let counters = Arc::<Counters>::default();
+        counters.waiting.store(3, Relaxed);
+        let collector = Collector::new(endpoint, headers, limit, Arc::clone(&counters)).unwrap();
+        let span = SpanData {
+            span_context: SpanContext::empty_context(),
+            parent_span_id: SpanId::INVALID,
+            parent_span_is_remote: false,
+            span_kind: SpanKind::Internal,
+            name: "n".into(),
+            start_time: std::time::UNIX_EPOCH,
+            end_time: std::time::UNIX_EPOCH,
+            attributes: vec![],
+            dropped_attributes_count: 0,
+            events: SpanEvents::default(),
+            links: SpanLinks::default(),
+            status: Status::Unset,
+            instrumentation_scope: InstrumentationScope::default(),
+        };
+        let exported = collector.export(vec![span; 3]).now_or_never().expect("it blocks");
+        assert_eq!(counters.waiting.load(Relaxed), 0, "they wait no more");
+        (exported.map_err(|error| error.to_string()), counters.now())
+    }
+
+    const MINUTE: Duration = Duration::from_secs(60);
+    const TAKEN: &str = "200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+    fn counts(exported: u64, failed: u64) -> TraceCounts {
+        TraceCounts { exported, failed, dropped: 0, export_errors: u64::from(failed > 0) }
+    }
+
+    #[test]
+    fn what_may_pass_is_tried_again_twice_and_what_is_sent_says_what_it_is() {
+        const AWAY: &str = "503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        let (endpoint, asked) = answering(&[AWAY, AWAY, TAKEN]);
+        let headers = HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static("Bearer s"))]);
+        assert_eq!(export(endpoint, headers, MINUTE), (Ok(()), counts(3, 0)));
+        for head in asked.join().unwrap() {
+            assert!(head.starts_with("POST /v1/traces HTTP/1.1\r\n"), "{head}");
+            for line in ["content-type: application/x-protobuf", "authorization: Bearer s", "user-agent: config-api/"] {
+                assert!(head.contains(line), "{line}: {head}");
+            }
+        }
+        let (endpoint, asked) = answering(&[AWAY, AWAY, AWAY]);
+        let (exported, counted) = export(endpoint, HeaderMap::new(), MINUTE);
+        assert!(exported.unwrap_err().contains("the collector answered 503"));
+        assert_eq!((counted, asked.join().unwrap().len()), (counts(0, 3), 3));
+    }
+
+    #[test]
+    fn what_will_not_pass_is_told_at_once() {
+        for (answer, told) in [
+            ("401 Unauthorized\r\nconnection: close\r\ncontent-length: 0\r\n\r\n", "answered 401"),
+            ("307 Temporary Redirect\r\nlocation: /x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n", "answered 307"),
+            ("429 Too Many Requests\r\nretry-after: 61\r\nconnection: close\r\ncontent-length: 0\r\n\r\n", "answered 429"),
+        ] {
+            let (endpoint, asked) = answering(vec![answer].leak());
+            let (exported, counted) = export(endpoint, HeaderMap::new(), MINUTE);
+            let error = exported.unwrap_err();
+            assert!(error.contains(told), "{error}");
+            assert_eq!((counted, asked.join().unwrap().len()), (counts(0, 3), 1));
+        }
+    }
+
+    #[test]
+    fn who_is_not_there_and_who_does_not_answer_are_told_apart() {
+        let nobody = export("http://127.0.0.1:1/".parse().unwrap(), HeaderMap::new(), Duration::from_millis(50));
+        let error = nobody.0.unwrap_err();
+        assert!(error.contains("cannot be reached: ") && error.contains("Connection refused"), "{error}");
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", silent.local_addr().unwrap()).parse().unwrap();
+        let (exported, counted) = export(endpoint, HeaderMap::new(), Duration::from_millis(50));
+        let error = exported.unwrap_err();
+        assert!(error.contains("the collector did not answer within 50 ms"), "{error}");
+        assert_eq!(counted, counts(0, 3));
+    }
+
+    #[test]
+    fn what_the_collector_did_not_take_is_lost() {
+        // rejected_spans = 2, error_message = "full"
+        const SOME: &str = "200 OK\r\nconnection: close\r\ncontent-length: 10\r\n\r\n\x0a\x08\x08\x02\x12\x04full";
+        let (endpoint, asked) = answering(&[SOME]);
+        assert_eq!(export(endpoint, HeaderMap::new(), MINUTE), (Ok(()), counts(1, 2)));
+        assert_eq!(asked.join().unwrap().len(), 1);
     }
 }
