@@ -89,7 +89,9 @@ impl fmt::Display for PositionToken {
 impl From<PositionToken> for HeaderValue {
     fn from(token: PositionToken) -> Self {
         let text = Digits::<29>::new();
-        let text = token.fingerprint.map_or(text.clone(), |Fingerprint(bits)| text.hexadecimal(&bits.to_be_bytes()).before(b'.'));
+        let text = token
+            .fingerprint
+            .map_or(text.clone(), |Fingerprint(bits)| text.hexadecimal(&bits.to_be_bytes()).before(b'.'));
         Self::from_bytes(text.decimal(token.position.0).as_bytes()).expect("digits are a header's value")
     }
 }

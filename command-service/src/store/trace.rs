@@ -27,7 +27,7 @@ pub(super) fn decided(mut span: TraceSpan, decided: &[Decided], remembered: bool
             KeyValue::new("config.version", version(decided)),
             KeyValue::new("config.outcome", outcome(decided)),
         ];
-        span.event("decided", told.into());
+        span.event("decided", &told);
     }
 }
 

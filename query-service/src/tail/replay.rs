@@ -119,7 +119,7 @@ impl Replay {
 
     /// The connection is lost: so will be those of the copy. It goes on from where it is when there is another.
     pub(super) async fn interrupt(&mut self) {
-        self.trace.event("interrupted", vec![]);
+        self.trace.event("interrupted", &[]);
         if let Some(copying) = self.copying.take() {
             copying.stop();
             self.fold = copying.end().await.fold;

@@ -46,7 +46,7 @@ impl Message {
 
     /// Readers see it now.
     pub(crate) fn is_visible(&mut self) {
-        self.trace.event("visible", vec![]);
+        self.trace.event("visible", &[]);
     }
 
     pub(super) fn token(&self) -> PositionToken {

@@ -41,8 +41,7 @@ where
         LineTime.format_time(&mut Writer::new(&mut timestamp))?;
         let mut fields = Fields::default();
         event.record(&mut fields);
-        let (request_id, trace_id) =
-            request::of_line(|id, trace| (id.to_owned(), trace.map(str::to_owned))).unzip();
+        let (request_id, trace_id) = request::of_line(|id, trace| (id.to_owned(), trace.map(str::to_owned))).unzip();
         // Lines of the crate `log` carry their place in a field.
         let of_log = fields.0.remove("log.target");
         fields.0.retain(|name, _| !name.starts_with("log."));

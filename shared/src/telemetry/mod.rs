@@ -93,7 +93,7 @@ pub fn flush() {
 pub fn init(form: LogFormat, wanted: &Filter, trace: TraceArgs) -> Result<Log, BoxError> {
     let traces = Traces::from_environment(trace).map_err(|error| match error {
         NoTraces::Variable(_) => usage(error).into(),
-        NoTraces::Collector(_) => BoxError::from(error),
+        NoTraces::Collector(_) | NoTraces::NoThread(_) => BoxError::from(error),
     })?;
     let out = Lines::to_standard_output().map_err(NoLog::NoThread)?;
     // A terminal that was closed takes no line. The library would complain on standard error, which is closed as well, and

@@ -10,14 +10,15 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header},
 };
 use opentelemetry::{
-    Context, KeyValue,
-    trace::{Span as _, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt as _},
+    KeyValue,
+    trace::{SpanContext, SpanKind},
 };
-use opentelemetry_sdk::trace::Span as SdkSpan;
 
 use super::{
+    export::SpanRecord,
     propagation,
-    traces::{Traces, traces},
+    spans::now,
+    traces::{LiveSpan, Traces, traces},
 };
 use crate::digits::Digits;
 
@@ -41,7 +42,7 @@ struct Inner {
     /// Of the request's span, or of the client's where there is none of its own.
     trace: Option<SpanContext>,
     /// The span itself, where it is recorded.
-    span: Option<Mutex<SdkSpan>>,
+    span: Option<Mutex<LiveSpan>>,
 }
 
 impl RequestScope {
@@ -73,7 +74,7 @@ impl RequestScope {
     pub(super) fn event_of_current(name: &'static str, attributes: impl FnOnce() -> Vec<KeyValue>) {
         let _no_request = CURRENT.try_with(|current| {
             if let Some(mut span) = current.as_ref().and_then(|current| current.0.span()) {
-                span.add_event(name, attributes());
+                span.0.event(name, now(), &attributes());
             }
         });
     }
@@ -99,14 +100,14 @@ impl RequestScope {
             response.headers_mut().insert(TRACERESPONSE, value);
         }
         let Some(mut span) = self.0.span() else { return };
-        let status = response.status();
-        span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status.as_u16())));
+        let (span, status) = (&mut span.0, response.status());
+        span.attribute("http.response.status_code", &i64::from(status.as_u16()).into());
         if let Some(problem) = problem {
-            span.set_attribute(KeyValue::new("config.problem", problem));
+            span.attribute("config.problem", &problem.into());
         }
         if status.is_server_error() {
-            span.set_attribute(KeyValue::new("error.type", status.as_str().to_owned()));
-            span.set_status(Status::error(""));
+            span.attribute("error.type", &status.as_str().to_owned().into());
+            span.fail();
         }
     }
 }
@@ -134,22 +135,18 @@ impl Inner {
         parent: Option<SpanContext>,
     ) -> Self {
         let method = known(request.method());
-        let name = match route {
-            Some(route) => [method.unwrap_or("HTTP"), " ", route.as_str()].concat(),
-            None => method.unwrap_or("HTTP").to_owned(),
+        let name = || match route {
+            Some(route) => [method.unwrap_or("HTTP"), " ", route.as_str()].concat().into(),
+            None => method.unwrap_or("HTTP").into(),
         };
-        let parent = parent.map_or_else(Context::new, |parent| Context::new().with_remote_span_context(parent));
-        let mut span =
-            SpanBuilder::from_name(name).with_kind(SpanKind::Server).start_with_context(&traces.tracer, &parent);
-        let trace = Some(span.span_context().clone());
-        if span.is_recording() {
-            span.set_attributes(described(request, &id, method, route));
+        let (context, mut span) = traces.start(parent.as_ref(), &SpanKind::Server, name, now());
+        if let Some(LiveSpan(span)) = &mut span {
+            describe(span, request, &id, method, route);
         }
-        let span = span.is_recording().then(|| Mutex::new(span));
-        Self { id, trace, span }
+        Self { id, trace: Some(context), span: span.map(Mutex::new) }
     }
 
-    fn span(&self) -> Option<MutexGuard<'_, SdkSpan>> {
+    fn span(&self) -> Option<MutexGuard<'_, LiveSpan>> {
         self.span.as_ref().map(|span| span.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -171,29 +168,30 @@ fn known(method: &Method) -> Option<&'static str> {
 }
 
 /// The query is left out, and the path of what is no route: a client may by mistake have put a value there.
-fn described(
+fn describe(
+    span: &mut SpanRecord,
     request: &Request,
     id: &HeaderValue,
     method: Option<&'static str>,
     route: Option<&MatchedPath>,
-) -> Vec<KeyValue> {
+) {
     let headers = request.headers();
-    let mut attributes = Vec::with_capacity(12);
-    attributes.push(KeyValue::new("http.request.method", method.unwrap_or("_OTHER")));
-    attributes.push(KeyValue::new("url.scheme", "http"));
-    attributes.push(KeyValue::new("request_id", id.to_str().unwrap_or_default().to_owned()));
+    span.attribute("http.request.method", &method.unwrap_or("_OTHER").into());
+    span.attribute("url.scheme", &"http".into());
+    span.attribute("request_id", &id.to_str().unwrap_or_default().to_owned().into());
     if let Some(route) = route {
-        attributes.push(KeyValue::new("http.route", route.as_str().to_owned()));
-        attributes.push(KeyValue::new("url.path", request.uri().path().to_owned()));
+        span.attribute("http.route", &route.as_str().to_owned().into());
+        span.attribute("url.path", &request.uri().path().to_owned().into());
     }
     if let Some((address, port)) = client_text(headers, &header::HOST).map(split_port) {
-        attributes.push(KeyValue::new("server.address", address.to_owned()));
-        attributes.extend(port.map(|port| KeyValue::new("server.port", i64::from(port))));
+        span.attribute("server.address", &address.to_owned().into());
+        if let Some(port) = port {
+            span.attribute("server.port", &i64::from(port).into());
+        }
     }
     if let Some(agent) = client_text(headers, &header::USER_AGENT) {
-        attributes.push(KeyValue::new("user_agent.original", agent.to_owned()));
+        span.attribute("user_agent.original", &agent.to_owned().into());
     }
-    attributes
 }
 
 fn client_text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {

@@ -7,62 +7,56 @@
 use std::{borrow::Cow, time::SystemTime};
 
 use opentelemetry::{
-    Context, KeyValue, StringValue, Value, time,
-    trace::{Link, Span as _, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt as _},
+    KeyValue, StringValue, Value, time,
+    trace::{SpanContext, SpanKind},
 };
-use opentelemetry_sdk::trace::Span as SdkSpan;
 
 use super::{
     propagation,
     request::RequestScope,
-    traces::{Traces, traces},
+    traces::{LiveSpan, traces},
 };
-
-/// Most links that a span has; the library leaves out what is more.
-pub const MAX_LINKS: usize = 128;
 
 /// The log of events, as a destination of messages.
 const DESTINATION: &str = "config.events";
 
+/// A replica's work on it.
+const PROCESS: &str = "process config.events";
+
 /// A span under way; ends when it is dropped. Nothing where there are no traces or this is not sampled.
 #[derive(Debug, Default)]
 pub struct TraceSpan {
-    span: Option<Box<SdkSpan>>,
+    span: Option<LiveSpan>,
     /// What it hands on: its own, or its parent's when it is not sampled.
     context: Option<SpanContext>,
-    links: usize,
 }
 
 impl TraceSpan {
     /// A child of the request that the caller works for.
-    fn of_request(builder: impl FnOnce() -> SpanBuilder) -> Self {
-        let Some(traces) = traces() else { return Self::default() };
-        RequestScope::trace_of_current().map_or_else(Self::default, |parent| Self::child(traces, parent, builder))
+    fn of_request(name: &'static str, kind: &SpanKind) -> Self {
+        RequestScope::trace_of_current().map_or_else(Self::default, |parent| Self::under(&parent, name, kind, now()))
     }
 
     /// A child of a span of this process or of another.
-    fn under(parent: &SpanContext, builder: impl FnOnce() -> SpanBuilder) -> Self {
-        let Some(traces) = traces() else { return Self::default() };
-        Self::child(traces, parent.clone(), builder)
+    fn under(parent: &SpanContext, name: &'static str, kind: &SpanKind, since: SystemTime) -> Self {
+        if traces().is_none() {
+            return Self::default();
+        }
+        if !parent.is_sampled() {
+            return Self { context: Some(parent.clone()), span: None };
+        }
+        Self::started(Some(parent), name, kind, since)
     }
 
-    fn child(traces: &Traces, parent: SpanContext, builder: impl FnOnce() -> SpanBuilder) -> Self {
-        if !parent.is_sampled() {
-            return Self { context: Some(parent), ..Self::default() };
-        }
-        Self::started(traces, &Context::new().with_remote_span_context(parent), builder())
+    fn started(parent: Option<&SpanContext>, name: &'static str, kind: &SpanKind, since: SystemTime) -> Self {
+        let Some(traces) = traces() else { return Self::default() };
+        let (context, span) = traces.start(parent, kind, || name.into(), since);
+        Self { span, context: Some(context) }
     }
 
     /// The first of a trace of its own.
-    fn root(builder: impl FnOnce() -> SpanBuilder) -> Self {
-        traces().map_or_else(Self::default, |traces| Self::started(traces, &Context::new(), builder()))
-    }
-
-    fn started(traces: &Traces, parent: &Context, builder: SpanBuilder) -> Self {
-        let links = builder.links.as_ref().map_or(0, Vec::len);
-        let span = builder.start_with_context(&traces.tracer, parent);
-        let context = Some(span.span_context().clone());
-        Self { span: span.is_recording().then(|| Box::new(span)), context, links }
+    fn root(name: &'static str, kind: &SpanKind) -> Self {
+        Self::started(None, name, kind, now())
     }
 
     /// Whether anybody will see it.
@@ -85,31 +79,28 @@ impl TraceSpan {
 
     /// Says something about it.
     pub fn set(&mut self, name: &'static str, value: impl Into<Value>) {
-        if let Some(span) = &mut self.span {
-            span.set_attribute(KeyValue::new(name, value));
+        if let Some(LiveSpan(span)) = &mut self.span {
+            span.attribute(name, &value.into());
         }
     }
 
     /// Something happened just now.
-    pub fn event(&mut self, name: &'static str, attributes: Vec<KeyValue>) {
-        if let Some(span) = &mut self.span {
-            span.add_event(name, attributes);
+    pub fn event(&mut self, name: &'static str, attributes: &[KeyValue]) {
+        if let Some(LiveSpan(span)) = &mut self.span {
+            span.event(name, now(), attributes);
         }
     }
 
-    /// Links it to another, up to [`MAX_LINKS`]; whether it did.
+    /// Links it to another, when there is room; whether it did.
     pub fn link(&mut self, other: &SpanContext) -> bool {
-        let Some(span) = self.span.as_mut().filter(|_| self.links < MAX_LINKS) else { return false };
-        span.add_link(other.clone(), vec![]);
-        self.links += 1;
-        true
+        self.span.as_mut().is_some_and(|LiveSpan(span)| span.link(other))
     }
 
     /// It failed, for a reason that is one of a few words.
     pub fn fail(&mut self, why: impl Into<Cow<'static, str>>) {
-        if let Some(span) = &mut self.span {
-            span.set_attribute(KeyValue::new("error.type", StringValue::from(why.into())));
-            span.set_status(Status::error(""));
+        self.set("error.type", StringValue::from(why.into()));
+        if let Some(LiveSpan(span)) = &mut self.span {
+            span.fail();
         }
     }
 }
@@ -129,70 +120,64 @@ pub fn config_name(name: &str) -> KeyValue {
 /// The aggregate decides: from the first look at its state to its decision.
 #[must_use]
 pub fn decide(attempt: u32) -> TraceSpan {
-    TraceSpan::of_request(|| {
-        let attributes = [KeyValue::new("config.attempt", i64::from(attempt))];
-        SpanBuilder::from_name("decide ConfigValue").with_kind(SpanKind::Internal).with_attributes(attributes)
-    })
+    let mut span = TraceSpan::of_request("decide ConfigValue", &SpanKind::Internal);
+    span.set("config.attempt", i64::from(attempt));
+    span
 }
 
 /// A command's events are put into the log; what they carry names this as their parent.
 #[must_use]
 pub fn append(events: usize) -> TraceSpan {
-    TraceSpan::of_request(|| message("append config.events", SpanKind::Producer, ("append", "send"), events))
+    let mut span = TraceSpan::of_request("append config.events", &SpanKind::Producer);
+    describe_message(&mut span, "append", "send");
+    if events > 1 {
+        span.set("messaging.batch.message_count", count(events));
+    }
+    span
 }
 
 /// One statement, for a whole group of commands: in the trace of the first that is sampled, and linked to all.
 #[must_use]
 pub fn insert<'a>(commands: impl Iterator<Item = &'a SpanContext>, units: usize, events: usize) -> TraceSpan {
     let mut commands = commands.peekable();
-    let Some(first) = commands.peek().map(|first| SpanContext::clone(first)) else { return TraceSpan::default() };
-    TraceSpan::under(&first, || {
-        let links: Vec<_> = commands.take(MAX_LINKS).map(|command| Link::with_context(command.clone())).collect();
-        let mut attributes = database("INSERT", "append_events");
-        attributes.push(KeyValue::new("config.units", count(units)));
-        attributes.push(KeyValue::new("config.units.linked", count(links.len())));
+    let Some(first) = commands.peek() else { return TraceSpan::default() };
+    let mut span = TraceSpan::under(first, "INSERT events", &SpanKind::Client, now());
+    if span.is_recorded() {
+        describe_statement(&mut span, "INSERT", "append_events");
+        span.set("config.units", count(units));
+        let linked = commands.filter(|command| span.link(command)).count();
+        span.set("config.units.linked", count(linked));
         if events > 1 {
-            attributes.push(KeyValue::new("db.operation.batch.size", count(events)));
+            span.set("db.operation.batch.size", count(events));
         }
-        SpanBuilder::from_name("INSERT events")
-            .with_kind(SpanKind::Client)
-            .with_attributes(attributes)
-            .with_links(links)
-    })
+    }
+    span
 }
 
 /// A rollback reads what was.
 #[must_use]
 pub fn read_past() -> TraceSpan {
-    TraceSpan::of_request(|| {
-        let attributes = database("SELECT", "version_at");
-        SpanBuilder::from_name("SELECT events").with_kind(SpanKind::Client).with_attributes(attributes)
-    })
-}
-
-fn database(operation: &'static str, function: &'static str) -> Vec<KeyValue> {
-    vec![
-        KeyValue::new("db.system.name", "postgresql"),
-        KeyValue::new("db.operation.name", operation),
-        KeyValue::new("db.collection.name", "events"),
-        KeyValue::new("db.stored_procedure.name", function),
-    ]
+    let mut span = TraceSpan::of_request("SELECT events", &SpanKind::Client);
+    describe_statement(&mut span, "SELECT", "version_at");
+    span
 }
 
 /// A command's events are applied by a replica that is at the log's end: in the trace of the write, and linked to it.
 #[must_use]
 pub fn process(carried: &str) -> TraceSpan {
     let Some(parent) = sampled_parent(carried) else { return TraceSpan::default() };
-    TraceSpan::under(&parent, || {
-        message("process config.events", SpanKind::Consumer, ("process", "process"), 1)
-            .with_links(vec![Link::with_context(parent.clone())])
-    })
+    let mut span = TraceSpan::under(&parent, PROCESS, &SpanKind::Consumer, now());
+    describe_message(&mut span, "process", "process");
+    span.link(&parent);
+    span
 }
 
 /// The same, of a replica that is behind: many commands at once, in a trace of its own, with links to them.
 #[must_use]
 pub fn catch_up() -> TraceSpan {
-    TraceSpan::root(|| message("process config.events", SpanKind::Consumer, ("process", "process"), 1))
+    let mut span = TraceSpan::root(PROCESS, &SpanKind::Consumer);
+    describe_message(&mut span, "process", "process");
+    span
 }
 
 /// The span that an event's metadata names, when it is sampled. Nothing is looked for where there are no traces.
@@ -213,30 +198,21 @@ pub fn sampled_parent(metadata: &str) -> Option<SpanContext> {
 /// The whole log is folded: one span, however long it is.
 #[must_use]
 pub fn replay(head: u64) -> TraceSpan {
-    TraceSpan::root(|| {
-        let head = i64::try_from(head).unwrap_or(i64::MAX);
-        let builder = message("replay config.events", SpanKind::Consumer, ("replay", "process"), 1);
-        let attributes = builder.attributes.unwrap_or_default().into_iter();
-        SpanBuilder { attributes: Some(attributes.chain([KeyValue::new("config.head", head)]).collect()), ..builder }
-    })
+    let mut span = TraceSpan::root("replay config.events", &SpanKind::Consumer);
+    describe_message(&mut span, "replay", "process");
+    span.set("config.head", i64::try_from(head).unwrap_or(i64::MAX));
+    span
 }
 
 /// A command's message was handed to those who watch, since then: once, however many they are, and not where nobody does.
 pub fn delivered(processing: &TraceSpan, since: SystemTime, watchers: usize) {
     let Some(parent) = processing.sampled_context().filter(|_| watchers > 0) else { return };
-    let _ends_now = TraceSpan::under(parent, || {
-        let attributes = [
-            KeyValue::new("messaging.system", "config_api"),
-            KeyValue::new("messaging.operation.name", "deliver"),
-            KeyValue::new("messaging.operation.type", "send"),
-            KeyValue::new("messaging.destination.name", "config.watch"),
-            KeyValue::new("config.watchers", count(watchers)),
-        ];
-        SpanBuilder::from_name("deliver config.watch")
-            .with_kind(SpanKind::Producer)
-            .with_start_time(since)
-            .with_attributes(attributes)
-    });
+    let mut ends_now = TraceSpan::under(parent, "deliver config.watch", &SpanKind::Producer, since);
+    ends_now.set("messaging.system", "config_api");
+    ends_now.set("messaging.operation.name", "deliver");
+    ends_now.set("messaging.operation.type", "send");
+    ends_now.set("messaging.destination.name", "config.watch");
+    ends_now.set("config.watchers", count(watchers));
 }
 
 /// When something that is traced afterwards begins.
@@ -245,23 +221,18 @@ pub fn now() -> SystemTime {
     time::now()
 }
 
-fn message(
-    name: &'static str,
-    kind: SpanKind,
-    (operation, of_type): (&'static str, &'static str),
-    events: usize,
-) -> SpanBuilder {
-    let mut attributes = Vec::with_capacity(12);
-    attributes.extend([
-        KeyValue::new("messaging.system", "config_api"),
-        KeyValue::new("messaging.operation.name", operation),
-        KeyValue::new("messaging.operation.type", of_type),
-        KeyValue::new("messaging.destination.name", DESTINATION),
-    ]);
-    if events > 1 {
-        attributes.push(KeyValue::new("messaging.batch.message_count", count(events)));
-    }
-    SpanBuilder::from_name(name).with_kind(kind).with_attributes(attributes)
+fn describe_message(span: &mut TraceSpan, operation: &'static str, of_type: &'static str) {
+    span.set("messaging.system", "config_api");
+    span.set("messaging.operation.name", operation);
+    span.set("messaging.operation.type", of_type);
+    span.set("messaging.destination.name", DESTINATION);
+}
+
+fn describe_statement(span: &mut TraceSpan, operation: &'static str, function: &'static str) {
+    span.set("db.system.name", "postgresql");
+    span.set("db.operation.name", operation);
+    span.set("db.collection.name", "events");
+    span.set("db.stored_procedure.name", function);
 }
 
 /// As OpenTelemetry has numbers.

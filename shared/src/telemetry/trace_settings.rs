@@ -4,23 +4,34 @@
 use std::{env, time::Duration};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use opentelemetry::{KeyValue, Value};
+use opentelemetry::{
+    KeyValue, Value,
+    trace::{SpanContext, SpanKind, TraceId},
+};
 use opentelemetry_sdk::{
     Resource,
     resource::{EnvResourceDetector, TelemetryResourceDetector},
-    trace::{BatchConfig, BatchConfigBuilder, Sampler},
+    trace::{Sampler as ByTrace, SamplingDecision, ShouldSample as _},
 };
 use percent_encoding::percent_decode_str;
 use url::Url;
 
+use super::export::{QueueLimits, SpanLimits};
 use crate::ids::Ids;
 
 /// Longest that one export may take with all its attempts, when `OTEL_EXPORTER_OTLP_TIMEOUT` says nothing.
 const EXPORT_LIMIT: Duration = Duration::from_secs(10);
 
-/// Spans that wait to be sent, when `OTEL_BSP_MAX_QUEUE_SIZE` says nothing; about a KiB each. The library's 2,048 are the writes
+/// Spans that wait to be sent, when `OTEL_BSP_MAX_QUEUE_SIZE` says nothing; about half a KiB each. The standard's 2,048 are the writes
 /// of a tenth of a second.
 const QUEUE_SPANS: usize = 16_384;
+
+/// Spans in an export, and how long the first of them waits for it: the standard's.
+const BATCH_SPANS: usize = 512;
+const BATCH_DELAY: Duration = Duration::from_secs(5);
+
+/// Attributes of a span, its events and its links, each: the standard's.
+const MAX_IN_SPAN: u32 = 128;
 
 /// Where the variables come from; tests say them.
 pub(super) type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -41,8 +52,29 @@ pub(super) struct Settings {
     pub(super) headers: HeaderMap,
     pub(super) timeout: Duration,
     pub(super) sampler: Sampler,
-    pub(super) queue_spans: usize,
-    pub(super) batch: BatchConfig,
+    pub(super) queue: QueueLimits,
+    pub(super) span: SpanLimits,
+}
+
+/// Which traces are recorded.
+#[derive(Debug)]
+pub(super) struct Sampler {
+    /// Of a span whose parent says nothing, or is not asked.
+    root: ByTrace,
+    /// The others are as their parents.
+    by_parent: bool,
+}
+
+impl Sampler {
+    pub(super) fn wants(&self, parent: Option<&SpanContext>, trace: TraceId) -> bool {
+        match parent.filter(|_| self.by_parent) {
+            Some(parent) => parent.is_sampled(),
+            None => {
+                let sampled = self.root.should_sample(None, trace, "", &SpanKind::Internal, &[], &[]);
+                sampled.decision == SamplingDecision::RecordAndSample
+            }
+        }
+    }
 }
 
 /// The process's variables; one that is set to nothing is as good as none.
@@ -68,13 +100,11 @@ impl Settings {
         let headers = headers(variable)?;
         let timeout = timeout(variable)?;
         let endpoint = endpoint(variable)?;
-        let queue_spans = queue_spans(variable)?;
+        let (queue, span) = (queue_limits(variable)?, span_limits(variable)?);
         let Some(endpoint) = endpoint.filter(|_| !disabled && exporter.as_deref() != Some("none")) else {
             return Ok(None);
         };
-        // Reads the other OTEL_BSP_ variables by itself.
-        let batch = BatchConfigBuilder::default().with_max_queue_size(queue_spans).build();
-        Ok(Some(Self { endpoint, headers, timeout, sampler, queue_spans, batch }))
+        Ok(Some(Self { endpoint, headers, timeout, sampler, queue, span }))
     }
 }
 
@@ -149,19 +179,18 @@ fn sampler(variable: Variables<'_>) -> Result<Sampler, InvalidVariable> {
             _ => Err(invalid(RATIO, &value, "is no ratio; write a number from 0 to 1, such as 0.1")),
         },
     };
-    let by_parent = |root| Sampler::ParentBased(Box::new(root));
-    Ok(match variable(NAME).as_deref() {
-        None | Some("parentbased_always_on") => by_parent(Sampler::AlwaysOn),
-        Some("parentbased_always_off") => by_parent(Sampler::AlwaysOff),
-        Some("parentbased_traceidratio") => by_parent(Sampler::TraceIdRatioBased(ratio()?)),
-        Some("always_on") => Sampler::AlwaysOn,
-        Some("always_off") => Sampler::AlwaysOff,
-        Some("traceidratio") => Sampler::TraceIdRatioBased(ratio()?),
-        Some(other) => {
+    let named = variable(NAME).unwrap_or_else(|| "parentbased_always_on".to_owned());
+    let (by_parent, root) = named.strip_prefix("parentbased_").map_or((false, named.as_str()), |root| (true, root));
+    let root = match root {
+        "always_on" => ByTrace::AlwaysOn,
+        "always_off" => ByTrace::AlwaysOff,
+        "traceidratio" => ByTrace::TraceIdRatioBased(ratio()?),
+        _ => {
             let known = "always_on, always_off, traceidratio, and the same behind parentbased_";
-            return Err(invalid(NAME, other, format!("is no sampler; known: {known}")));
+            return Err(invalid(NAME, &named, format!("is no sampler; known: {known}")));
         }
-    })
+    };
+    Ok(Sampler { root, by_parent })
 }
 
 fn whole(variable: Variables<'_>, name: &'static str, unit: &str) -> Result<Option<u64>, InvalidVariable> {
@@ -180,11 +209,31 @@ fn timeout(variable: Variables<'_>) -> Result<Duration, InvalidVariable> {
     Ok(millis.map_or(EXPORT_LIMIT, Duration::from_millis))
 }
 
-fn queue_spans(variable: Variables<'_>) -> Result<usize, InvalidVariable> {
-    whole(variable, "OTEL_BSP_SCHEDULE_DELAY", "milliseconds")?;
-    whole(variable, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "spans")?;
-    let spans = whole(variable, "OTEL_BSP_MAX_QUEUE_SIZE", "spans")?;
-    Ok(spans.map_or(QUEUE_SPANS, |spans| usize::try_from(spans).unwrap_or(usize::MAX)))
+fn queue_limits(variable: Variables<'_>) -> Result<QueueLimits, InvalidVariable> {
+    let spans = |name, default| {
+        let spans = whole(variable, name, "spans")?;
+        Ok(spans.map_or(default, |spans| usize::try_from(spans).unwrap_or(usize::MAX)))
+    };
+    let delay = whole(variable, "OTEL_BSP_SCHEDULE_DELAY", "milliseconds")?;
+    let queued = spans("OTEL_BSP_MAX_QUEUE_SIZE", QUEUE_SPANS)?;
+    Ok(QueueLimits {
+        spans: queued,
+        // A batch that never fits would never be full.
+        batch: spans("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", BATCH_SPANS)?.min(queued),
+        delay: delay.map_or(BATCH_DELAY, Duration::from_millis),
+    })
+}
+
+fn span_limits(variable: Variables<'_>) -> Result<SpanLimits, InvalidVariable> {
+    let most = |name, of| {
+        let most = whole(variable, name, of)?;
+        Ok(most.map_or(MAX_IN_SPAN, |most| u32::try_from(most).unwrap_or(u32::MAX)))
+    };
+    Ok(SpanLimits {
+        attributes: most("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "attributes")?,
+        events: most("OTEL_SPAN_EVENT_COUNT_LIMIT", "events")?,
+        links: most("OTEL_SPAN_LINK_COUNT_LIMIT", "links")?,
+    })
 }
 
 /// Who sends: the program, this process of it, and what `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME` say, which win.
@@ -205,6 +254,8 @@ pub(super) fn resource(program: &'static str, ids: Ids, variable: Variables<'_>)
 
 #[cfg(test)]
 mod tests {
+    use opentelemetry::trace::{SpanId, TraceFlags, TraceState};
+
     use super::*;
 
     fn read(variables: &[(&str, &str)]) -> Result<Option<Settings>, String> {
@@ -234,24 +285,62 @@ mod tests {
 
     #[test]
     fn samplers_are_the_standards() {
-        let sampler = |name: &str, ratio: &str| {
-            let variables = [ENDPOINT, ("OTEL_TRACES_SAMPLER", name), ("OTEL_TRACES_SAMPLER_ARG", ratio)];
-            format!("{:?}", read(&variables).unwrap().unwrap().sampler)
+        let context = |sampled| {
+            let flags = TraceFlags::default().with_sampled(sampled);
+            SpanContext::new(TraceId::from(1), SpanId::from(1), flags, true, TraceState::NONE)
         };
-        assert_eq!(sampler("always_off", "0.5"), "AlwaysOff");
-        assert_eq!(sampler("traceidratio", "0.25"), "TraceIdRatioBased(0.25)");
-        assert_eq!(sampler("parentbased_traceidratio", "0.5"), "ParentBased(TraceIdRatioBased(0.5))");
-        assert_eq!(format!("{:?}", read(&[ENDPOINT]).unwrap().unwrap().sampler), "ParentBased(AlwaysOn)");
+        let (yes, no) = (context(true), context(false));
+        // A ratio looks at the trace's last eight bytes.
+        let (low, high) = (TraceId::from(1), TraceId::from(u128::MAX));
+        for (name, ratio, wanted) in [
+            ("", "", [true, true, true, false]),
+            ("always_on", "", [true, true, true, true]),
+            ("always_off", "0.5", [false, false, false, false]),
+            ("traceidratio", "0.5", [true, false, true, true]),
+            ("parentbased_always_on", "", [true, true, true, false]),
+            ("parentbased_always_off", "", [false, false, true, false]),
+            ("parentbased_traceidratio", "0.5", [true, false, true, false]),
+        ] {
+            let variables = [ENDPOINT, ("OTEL_TRACES_SAMPLER", name), ("OTEL_TRACES_SAMPLER_ARG", ratio)];
+            let said: Vec<_> = variables.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+            let sampler = read(&said).unwrap().unwrap().sampler;
+            let asked = [(None, low), (None, high), (Some(&yes), low), (Some(&no), low)];
+            assert_eq!(asked.map(|(parent, trace)| sampler.wants(parent, trace)), wanted, "{name}");
+        }
+    }
+
+    #[test]
+    fn limits_are_the_standards_but_for_the_queue() {
+        let limits = |variables: &[_]| {
+            let Settings { queue, span, .. } = read(variables).unwrap().unwrap();
+            (queue, span)
+        };
+        let queue = QueueLimits { spans: 16_384, batch: 512, delay: Duration::from_secs(5) };
+        assert_eq!(limits(&[ENDPOINT]), (queue, SpanLimits { attributes: 128, events: 128, links: 128 }));
+        let said = [
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "100"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "20"),
+            ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "1"),
+            ("OTEL_SPAN_EVENT_COUNT_LIMIT", "2"),
+            ("OTEL_SPAN_LINK_COUNT_LIMIT", "3"),
+            ENDPOINT,
+        ];
+        let queue = QueueLimits { spans: 100, batch: 100, delay: Duration::from_millis(20) };
+        assert_eq!(limits(&said), (queue, SpanLimits { attributes: 1, events: 2, links: 3 }));
     }
 
     #[test]
     fn headers_are_pairs_and_a_wrong_one_is_told_without_its_value() {
-        let headers = |value| read(&[ENDPOINT, ("OTEL_EXPORTER_OTLP_HEADERS", value)]).map(|read| read.unwrap().headers);
+        let headers =
+            |value| read(&[ENDPOINT, ("OTEL_EXPORTER_OTLP_HEADERS", value)]).map(|read| read.unwrap().headers);
         let two = headers("api-key=a%20b%2C, x=1=2,").unwrap();
         assert_eq!((&two["api-key"], &two["x"], two.len()), (&"a b,".parse().unwrap(), &"1=2".parse().unwrap(), 2));
         for wrong in ["x=1,secret", "x=1,a b=secret", "x=1,y=secret%0A", "x=1,=secret", "x=1,y=%FFsecret"] {
             let error = headers(wrong).unwrap_err();
-            assert!(error.starts_with("OTEL_EXPORTER_OTLP_HEADERS: `entry 2` is no header; write name=value"), "{error}");
+            assert!(
+                error.starts_with("OTEL_EXPORTER_OTLP_HEADERS: `entry 2` is no header; write name=value"),
+                "{error}"
+            );
             assert!(!error.contains("secret"), "{error}");
         }
         let own = ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "y=2");
@@ -273,6 +362,7 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip", "known: none"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "is no number of milliseconds"),
             ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "is no number of spans"),
+            ("OTEL_SPAN_LINK_COUNT_LIMIT", "many", "is no number of links"),
         ] {
             let error = read(&[(name, value), ("OTEL_TRACES_SAMPLER", "traceidratio"), ENDPOINT]).unwrap_err();
             assert!(error.starts_with(&format!("{name}: `{value}` ")) && error.contains(told), "{error}");

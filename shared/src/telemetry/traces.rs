@@ -7,17 +7,20 @@
 //! Without an endpoint there is none of it: spans are not even made.
 
 use std::{
+    borrow::Cow,
+    io,
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use opentelemetry::{InstrumentationScope, trace::TracerProvider as _};
-use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
+use opentelemetry::trace::{SpanContext, SpanKind, TraceState};
+use opentelemetry_sdk::trace::{IdGenerator as _, RandomIdGenerator};
 use rand::RngExt as _;
 
 use super::{
-    export::{Collector, Counters, NoCollector, Queue, TraceCounts},
-    trace_settings::{InvalidVariable, Settings, of_process, resource},
+    export::{Collector, Counters, NoCollector, Queue, Sender, SpanLimits, SpanRecord, TraceCounts},
+    spans::now,
+    trace_settings::{InvalidVariable, Sampler, Settings, of_process, resource},
 };
 use crate::ids::Ids;
 
@@ -41,6 +44,9 @@ pub enum NoTraces {
     /// The client that sends them could not be made.
     #[error(transparent)]
     Collector(#[from] NoCollector),
+    /// The system gave no thread that sends them.
+    #[error("traces have no thread to send them")]
+    NoThread(#[source] io::Error),
 }
 
 /// What the process is told about its traces, beside the `OTEL_*` variables.
@@ -55,8 +61,9 @@ pub struct TraceArgs {
 /// The process's traces.
 #[derive(Debug)]
 pub(super) struct Traces {
-    pub(super) tracer: SdkTracer,
-    provider: SdkTracerProvider,
+    sampler: Sampler,
+    limits: SpanLimits,
+    queue: Queue,
     counters: Arc<Counters>,
     /// Of a random number below 2^32, that many have a trace.
     reads_below: u64,
@@ -66,23 +73,33 @@ impl Traces {
     /// As the variables say; `None` when they name no endpoint.
     pub(super) fn from_environment(args: TraceArgs) -> Result<Option<Self>, NoTraces> {
         let Some(settings) = Settings::read(&of_process)? else { return Ok(None) };
-        // Asked for by whoever sends over TLS; another part of the process may have chosen already.
-        let _chosen_before = rustls::crypto::ring::default_provider().install_default();
         let counters = Arc::<Counters>::default();
-        let collector =
-            Collector::new(settings.endpoint, settings.headers, settings.timeout, Arc::clone(&counters))?;
-        let queue = Queue::new(collector, settings.batch, settings.queue_spans);
-        let provider = SdkTracerProvider::builder()
-            .with_resource(resource(args.program, Ids::time_ordered(), &of_process))
-            .with_sampler(settings.sampler)
-            .with_span_processor(queue)
-            .build();
-        let scope = InstrumentationScope::builder("config-api")
-            .with_version(env!("CARGO_PKG_VERSION"))
-            .with_schema_url(SCHEMA)
-            .build();
-        let tracer = provider.tracer_with_scope(scope);
-        Ok(Some(Self { tracer, provider, counters, reads_below: reads_below(args.reads_ratio) }))
+        let process = resource(args.program, Ids::time_ordered(), &of_process);
+        let sender = Sender::new(&process, ("config-api", env!("CARGO_PKG_VERSION")), SCHEMA);
+        let Settings { endpoint, headers, timeout, .. } = settings;
+        let collector = Collector::new(endpoint, headers, timeout, sender, Arc::clone(&counters))?;
+        let queue = Queue::new(collector, settings.queue).map_err(NoTraces::NoThread)?;
+        let (sampler, limits, reads_below) = (settings.sampler, settings.span, reads_below(args.reads_ratio));
+        Ok(Some(Self { sampler, limits, queue, counters, reads_below }))
+    }
+
+    /// A span that begins at this moment: what it hands on, and the span itself where it is sampled.
+    pub(super) fn start(
+        &self,
+        parent: Option<&SpanContext>,
+        kind: &SpanKind,
+        name: impl FnOnce() -> Cow<'static, str>,
+        at: SystemTime,
+    ) -> (SpanContext, Option<LiveSpan>) {
+        let ids = RandomIdGenerator::default();
+        let trace = parent.map_or_else(|| ids.new_trace_id(), SpanContext::trace_id);
+        let sampled = self.sampler.wants(parent, trace);
+        let flags = parent.map(SpanContext::trace_flags).unwrap_or_default().with_sampled(sampled);
+        let state = parent.map_or(TraceState::NONE, |parent| parent.trace_state().clone());
+        let context = SpanContext::new(trace, ids.new_span_id(), flags, false, state);
+        let record = || LiveSpan(SpanRecord::begin(&context, parent, (kind, &name()), at, self.limits));
+        let span = sampled.then(record);
+        (context, span)
     }
 
     /// They are the process's from now on.
@@ -93,6 +110,18 @@ impl Traces {
     /// Whether a read without a sampled parent has a trace, if the sampler agrees.
     pub(super) fn wants_read(&self) -> bool {
         u64::from(rand::rng().random::<u32>()) < self.reads_below
+    }
+}
+
+/// A span under way. It ends when it is dropped, and is sent.
+#[derive(Debug)]
+pub(super) struct LiveSpan(pub(super) SpanRecord);
+
+impl Drop for LiveSpan {
+    fn drop(&mut self) {
+        if let Some(traces) = traces() {
+            traces.queue.add(self.0.end(now()));
+        }
     }
 }
 
@@ -116,7 +145,7 @@ pub fn trace_counts() -> Option<TraceCounts> {
 /// has a span must have ended.
 pub(super) fn shut_down() {
     if let Some(traces) = traces() {
-        let _late = traces.provider.shutdown_with_timeout(SHUTDOWN_LIMIT);
+        traces.queue.close(SHUTDOWN_LIMIT);
         traces.counters.tell_the_rest();
     }
 }

@@ -10,17 +10,12 @@ use std::{
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use bytes::Bytes;
-use opentelemetry_sdk::{
-    Resource,
-    error::{OTelSdkError, OTelSdkResult},
-    trace::{SpanData, SpanExporter},
-};
 use reqwest::blocking::{Client, Response};
 use url::Url;
 
 use super::{
     Counters,
-    otlp::{self, Rejected},
+    otlp::{self, Rejected, Sender},
 };
 use crate::telemetry::Chain;
 
@@ -54,7 +49,7 @@ enum Failure {
     },
 }
 
-/// Takes batches of spans from the library's thread, one at a time.
+/// Takes batches of spans from the queue's thread, one at a time.
 #[derive(Debug)]
 pub(in crate::telemetry) struct Collector {
     client: Client,
@@ -62,7 +57,7 @@ pub(in crate::telemetry) struct Collector {
     headers: HeaderMap,
     /// Longest that an export may take with all its attempts.
     limit: Duration,
-    resource: Resource,
+    sender: Sender,
     counters: Arc<Counters>,
 }
 
@@ -75,19 +70,42 @@ impl Collector {
         endpoint: Url,
         mut headers: HeaderMap,
         limit: Duration,
+        sender: Sender,
         counters: Arc<Counters>,
     ) -> Result<Self, NoCollector> {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
         headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static(USER_AGENT));
+        // Asked for by whoever sends over TLS; another part of the process may have chosen already.
+        let _chosen_before = rustls::crypto::ring::default_provider().install_default();
         // Blocking: its runtime is its own, and so it still sends when ours has ended. A redirect is told: whoever is behind it
         // is not whom the headers, which may hold a secret, are for.
         let client = Client::builder().redirect(reqwest::redirect::Policy::none()).build()?;
-        let resource = Resource::builder_empty().build();
-        Ok(Self { client, endpoint, headers, limit, resource, counters })
+        Ok(Self { client, endpoint, headers, limit, sender, counters })
     }
 
     pub(super) fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// Sends these spans, and counts what becomes of them.
+    pub(super) fn export(&self, spans: &[Vec<u8>]) {
+        let (sent, spans) = (self.send(&Bytes::from(self.sender.request(spans))), spans.len());
+        let (lost, why) = match sent {
+            Ok(Rejected { spans: 0, .. }) => (0, None),
+            Ok(Rejected { spans: rejected, why }) => {
+                let rejected = usize::try_from(rejected).unwrap_or(usize::MAX);
+                (rejected.min(spans), Some(format!("the collector took not all: {why}")))
+            }
+            Err(failure) => (spans, Some(Chain(&failure).to_string())),
+        };
+        let counters = &self.counters;
+        counters.waiting.fetch_sub(spans, Relaxed);
+        counters.exported.fetch_add((spans - lost) as u64, Relaxed);
+        counters.failed.fetch_add(lost as u64, Relaxed);
+        if let Some(why) = why {
+            counters.export_errors.fetch_add(1, Relaxed);
+            counters.tell(&why);
+        }
     }
 
     fn send(&self, body: &Bytes) -> Result<Rejected, Failure> {
@@ -153,35 +171,6 @@ fn retry_after(response: &Response) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
-impl SpanExporter for Collector {
-    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let spans = batch.len();
-        let body = Bytes::from(otlp::request(&self.resource, &batch));
-        drop(batch);
-        let sent = self.send(&body);
-        let counters = &self.counters;
-        counters.waiting.fetch_sub(spans, Relaxed);
-        let (lost, why) = match &sent {
-            Ok(Rejected { spans: 0, .. }) => (0, None),
-            Ok(Rejected { spans: rejected, why }) => {
-                (spans.min(usize::try_from(*rejected).unwrap_or(usize::MAX)), Some(format!("the collector took not all: {why}")))
-            }
-            Err(failure) => (spans, Some(Chain(failure).to_string())),
-        };
-        counters.exported.fetch_add((spans - lost) as u64, Relaxed);
-        counters.failed.fetch_add(lost as u64, Relaxed);
-        if let Some(why) = &why {
-            counters.export_errors.fetch_add(1, Relaxed);
-            counters.tell(why);
-        }
-        sent.map(drop).map_err(|_| OTelSdkError::InternalFailure(why.unwrap_or_default()))
-    }
-
-    fn set_resource(&mut self, resource: &Resource) {
-        self.resource = resource.clone();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::{
@@ -189,13 +178,6 @@ mod tests {
         net::{TcpListener, TcpStream},
         thread::JoinHandle,
     };
-
-    use futures_util::FutureExt as _;
-    use opentelemetry::{
-        InstrumentationScope,
-        trace::{SpanContext, SpanId, SpanKind, Status},
-    };
-    use opentelemetry_sdk::trace::{SpanEvents, SpanLinks};
 
     use super::*;
     use crate::telemetry::TraceCounts;
@@ -223,28 +205,18 @@ mod tests {
         Ok(head)
     }
 
-    fn export(endpoint: Url, headers: HeaderMap, limit: Duration) -> (Result<(), String>, TraceCounts) {
+    fn export(endpoint: Url, headers: HeaderMap, limit: Duration) -> TraceCounts {
         let counters = Arc::<Counters>::default();
         counters.waiting.store(3, Relaxed);
-        let collector = Collector::new(endpoint, headers, limit, Arc::clone(&counters)).unwrap();
-        let span = SpanData {
-            span_context: SpanContext::empty_context(),
-            parent_span_id: SpanId::INVALID,
-            parent_span_is_remote: false,
-            span_kind: SpanKind::Internal,
-            name: "n".into(),
-            start_time: std::time::UNIX_EPOCH,
-            end_time: std::time::UNIX_EPOCH,
-            attributes: vec![],
-            dropped_attributes_count: 0,
-            events: SpanEvents::default(),
-            links: SpanLinks::default(),
-            status: Status::Unset,
-            instrumentation_scope: InstrumentationScope::default(),
-        };
-        let exported = collector.export(vec![span; 3]).now_or_never().expect("it blocks");
+        let collector = Collector::new(endpoint, headers, limit, Sender::default(), Arc::clone(&counters)).unwrap();
+        collector.export(&[vec![], vec![], vec![]]);
         assert_eq!(counters.waiting.load(Relaxed), 0, "they wait no more");
-        (exported.map_err(|error| error.to_string()), counters.now())
+        counters.now()
+    }
+
+    fn failure(endpoint: Url, limit: Duration) -> String {
+        let collector = Collector::new(endpoint, HeaderMap::new(), limit, Sender::default(), Arc::default()).unwrap();
+        Chain(&collector.send(&Bytes::new()).unwrap_err()).to_string()
     }
 
     const MINUTE: Duration = Duration::from_secs(60);
@@ -259,7 +231,7 @@ mod tests {
         const AWAY: &str = "503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
         let (endpoint, asked) = answering(&[AWAY, AWAY, TAKEN]);
         let headers = HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static("Bearer s"))]);
-        assert_eq!(export(endpoint, headers, MINUTE), (Ok(()), counts(3, 0)));
+        assert_eq!(export(endpoint, headers, MINUTE), counts(3, 0));
         for head in asked.join().unwrap() {
             assert!(head.starts_with("POST /v1/traces HTTP/1.1\r\n"), "{head}");
             for line in ["content-type: application/x-protobuf", "authorization: Bearer s", "user-agent: config-api/"] {
@@ -267,37 +239,38 @@ mod tests {
             }
         }
         let (endpoint, asked) = answering(&[AWAY, AWAY, AWAY]);
-        let (exported, counted) = export(endpoint, HeaderMap::new(), MINUTE);
-        assert!(exported.unwrap_err().contains("the collector answered 503"));
-        assert_eq!((counted, asked.join().unwrap().len()), (counts(0, 3), 3));
+        assert_eq!(export(endpoint, HeaderMap::new(), MINUTE), counts(0, 3));
+        assert_eq!(asked.join().unwrap().len(), 3);
     }
 
     #[test]
     fn what_will_not_pass_is_told_at_once() {
         for (answer, told) in [
             ("401 Unauthorized\r\nconnection: close\r\ncontent-length: 0\r\n\r\n", "answered 401"),
-            ("307 Temporary Redirect\r\nlocation: /x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n", "answered 307"),
-            ("429 Too Many Requests\r\nretry-after: 61\r\nconnection: close\r\ncontent-length: 0\r\n\r\n", "answered 429"),
+            (
+                "307 Temporary Redirect\r\nlocation: /x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+                "answered 307",
+            ),
+            (
+                "429 Too Many Requests\r\nretry-after: 61\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+                "answered 429",
+            ),
         ] {
             let (endpoint, asked) = answering(vec![answer].leak());
-            let (exported, counted) = export(endpoint, HeaderMap::new(), MINUTE);
-            let error = exported.unwrap_err();
+            let error = failure(endpoint, MINUTE);
             assert!(error.contains(told), "{error}");
-            assert_eq!((counted, asked.join().unwrap().len()), (counts(0, 3), 1));
+            assert_eq!(asked.join().unwrap().len(), 1);
         }
     }
 
     #[test]
     fn who_is_not_there_and_who_does_not_answer_are_told_apart() {
-        let nobody = export("http://127.0.0.1:1/".parse().unwrap(), HeaderMap::new(), Duration::from_millis(50));
-        let error = nobody.0.unwrap_err();
+        let error = failure("http://127.0.0.1:1/".parse().unwrap(), Duration::from_millis(50));
         assert!(error.contains("cannot be reached: ") && error.contains("Connection refused"), "{error}");
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", silent.local_addr().unwrap()).parse().unwrap();
-        let (exported, counted) = export(endpoint, HeaderMap::new(), Duration::from_millis(50));
-        let error = exported.unwrap_err();
-        assert!(error.contains("the collector did not answer within 50 ms"), "{error}");
-        assert_eq!(counted, counts(0, 3));
+        let error = failure(endpoint, Duration::from_millis(50));
+        assert_eq!(error, "the collector did not answer within 50 ms");
     }
 
     #[test]
@@ -305,7 +278,7 @@ mod tests {
         // rejected_spans = 2, error_message = "full"
         const SOME: &str = "200 OK\r\nconnection: close\r\ncontent-length: 10\r\n\r\n\x0a\x08\x08\x02\x12\x04full";
         let (endpoint, asked) = answering(&[SOME]);
-        assert_eq!(export(endpoint, HeaderMap::new(), MINUTE), (Ok(()), counts(1, 2)));
+        assert_eq!(export(endpoint, HeaderMap::new(), MINUTE), counts(1, 2));
         assert_eq!(asked.join().unwrap().len(), 1);
     }
 }

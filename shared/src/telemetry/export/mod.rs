@@ -1,28 +1,30 @@
-//! Sending spans: by a thread of the library's, behind a bounded queue that never makes anybody wait. What is lost is counted,
-//! and told once in a while.
+//! Spans on their way to the collector: recorded as bytes, queued, and sent by a thread of their own, so that nobody waits for
+//! them. What is lost is counted, and told once in a while (ADR 22).
 //!
 //! ```text
-//! span that has ended ─► Queue ─► the library's thread ─► Collector (HTTP, attempts) ◄─ otlp (the body) ◄─ protobuf
+//! record (a span under way) ─► queue (bounded) ─► its thread ─► otlp (the body) ─► collector (HTTP, attempts)
+//!    └── otlp (attributes) ─► protobuf (bytes)
 //! ```
 
 mod collector;
 mod otlp;
 mod protobuf;
+mod queue;
+mod record;
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
-pub(super) use collector::{Collector, NoCollector};
-use opentelemetry::Context;
-use opentelemetry_sdk::{
-    Resource,
-    error::OTelSdkResult,
-    trace::{BatchConfig, BatchSpanProcessor, Span, SpanData, SpanProcessor},
+pub(super) use self::{
+    collector::{Collector, NoCollector},
+    otlp::Sender,
+    queue::{Queue, QueueLimits},
+    record::{SpanLimits, SpanRecord},
 };
 
 /// How often it is told that spans are lost.
@@ -93,46 +95,5 @@ impl Counters {
         if lost > 0 {
             tracing::warn!(lost, failed, dropped, "Traces were not all sent before the end");
         }
-    }
-}
-
-/// In front of the library's queue, which would drop what does not fit and tell nobody how much.
-#[derive(Debug)]
-pub(super) struct Queue {
-    sending: BatchSpanProcessor,
-    counters: Arc<Counters>,
-    most: usize,
-}
-
-impl Queue {
-    /// In front of that collector, of at most so many spans.
-    pub(super) fn new(collector: Collector, batch: BatchConfig, most: usize) -> Self {
-        let counters = Arc::clone(collector.counters());
-        Self { sending: BatchSpanProcessor::new(collector, batch), counters, most }
-    }
-}
-
-impl SpanProcessor for Queue {
-    fn on_start(&self, _: &mut Span, _: &Context) {}
-
-    fn on_end(&self, span: SpanData) {
-        if self.counters.waiting.fetch_add(1, Relaxed) >= self.most {
-            self.counters.waiting.fetch_sub(1, Relaxed);
-            self.counters.dropped.fetch_add(1, Relaxed);
-            return;
-        }
-        self.sending.on_end(span);
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        self.sending.force_flush()
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.sending.shutdown_with_timeout(timeout)
-    }
-
-    fn set_resource(&mut self, resource: &Resource) {
-        self.sending.set_resource(resource);
     }
 }

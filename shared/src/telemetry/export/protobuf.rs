@@ -60,6 +60,13 @@ impl<'a> Message<'a> {
         self.0.extend_from_slice(&number.to_le_bytes());
     }
 
+    /// A message in this one, of a length that is known.
+    pub(super) fn sized(&mut self, field: u64, length: usize, write: impl FnOnce(&mut Message<'_>)) {
+        self.key(field, BYTES);
+        self.varint(length as u64);
+        write(&mut Message(self.0));
+    }
+
     /// A message in this one. Its length stands before it and is known behind it: one byte is left for that, which is enough for
     /// most; a longer one moves up.
     pub(super) fn message(&mut self, field: u64, write: impl FnOnce(&mut Message<'_>)) {
@@ -90,6 +97,21 @@ impl<'a> Message<'a> {
         }
         self.0.push(number.to_le_bytes()[0]);
     }
+}
+
+/// Of a number as [`Message::one_of_number`] writes it, in a field below 16.
+pub(super) fn number_length(number: u64) -> usize {
+    1 + varint_length(number)
+}
+
+/// Of bytes, or a message, as [`Message::one_of_bytes`] writes them, in a field below 16.
+pub(super) fn bytes_length(length: usize) -> usize {
+    1 + varint_length(length as u64) + length
+}
+
+fn varint_length(number: u64) -> usize {
+    let bits = u64::BITS - (number | 1).leading_zeros();
+    bits.div_ceil(7) as usize
 }
 
 /// A field as it was received; those with numbers of a fixed width are passed over.
@@ -151,16 +173,20 @@ mod tests {
             message.number(1, number);
             message.fixed64(2, number);
             message.fixed32(3, 7);
-            message.message(4, |inner| {
+            let inner = |inner: &mut Message<'_>| {
                 inner.one_of_bytes(1, &text);
-                inner.one_of_number(300, 0);
-            });
+                inner.one_of_number(15, number);
+            };
+            message.message(4, inner);
+            message.sized(5, bytes_length(text.len()) + number_length(number), inner);
             let read: Vec<_> = fields(&bytes).filter(|(_, field)| *field != Field::Number(0)).collect();
-            let inner = read.iter().find_map(|(field, value)| match value {
-                Field::Bytes(inner) if *field == 4 => Some(fields(inner).collect::<Vec<_>>()),
-                _ => None,
-            });
-            prop_assert_eq!(inner, Some(vec![(1, Field::Bytes(&text)), (300, Field::Number(0))]));
+            for of in [4, 5] {
+                let inner = read.iter().find_map(|(field, value)| match value {
+                    Field::Bytes(inner) if *field == of => Some(fields(inner).collect::<Vec<_>>()),
+                    _ => None,
+                });
+                prop_assert_eq!(inner, Some(vec![(1, Field::Bytes(&text)), (15, Field::Number(number))]));
+            }
             prop_assert_eq!(read.iter().any(|field| *field == (1, Field::Number(number))), number > 0);
         }
 
