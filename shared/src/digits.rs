@@ -1,6 +1,18 @@
 //! Short texts of numbers that go with every answer, written from their end: the standard library's formatting costs several
 //! times as much as the rest of such a header.
 
+/// Of each byte.
+const HEXADECIMAL: [[u8; 2]; 256] = {
+    let digits = *b"0123456789abcdef";
+    let mut of_byte = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        of_byte[byte] = [digits[byte >> 4], digits[byte & 0xF]];
+        byte += 1;
+    }
+    of_byte
+};
+
 /// A text of visible ASCII that grows at its front; at most `N` bytes.
 #[derive(Clone, Debug)]
 pub(crate) struct Digits<const N: usize> {
@@ -41,9 +53,9 @@ impl<const N: usize> Digits<N> {
 
     /// Two digits for each byte.
     pub(crate) fn hexadecimal(mut self, bytes: &[u8]) -> Self {
-        let digit = |four_bits: u8| b"0123456789abcdef"[usize::from(four_bits)];
         for byte in bytes.iter().rev() {
-            self = self.before(digit(byte & 0xF)).before(digit(byte >> 4));
+            self.start -= 2;
+            self.bytes[self.start..self.start + 2].copy_from_slice(&HEXADECIMAL[usize::from(*byte)]);
         }
         self
     }

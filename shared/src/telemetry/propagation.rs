@@ -28,23 +28,36 @@ pub fn of_headers(headers: &HeaderMap) -> Option<SpanContext> {
 /// The span that a `traceparent`, and a `tracestate` if there is one, name. A malformed trace state is left out.
 #[must_use]
 pub(super) fn parse(traceparent: &str, tracestate: Option<&str>) -> Option<SpanContext> {
-    let head = traceparent.get(..TRACEPARENT_BYTES)?;
-    let mut parts = head.split('-');
-    let [version, trace, span, flags] = [2, 32, 16, 2].map(|digits| parts.next().filter(|part| is_hex(part, digits)));
-    let version = version.filter(|version| *version != "ff")?;
+    let (head, more) = traceparent.as_bytes().split_first_chunk::<TRACEPARENT_BYTES>()?;
+    let ([version], [flags]) = (of_hex(&head[..2])?, of_hex(&head[53..])?);
+    let (trace, span) = (of_hex(&head[3..35])?, of_hex(&head[36..52])?);
+    let is_separated = [head[2], head[35], head[52]] == [b'-'; 3];
     // A later version may have more behind it.
-    if traceparent.len() > TRACEPARENT_BYTES && (version == "00" || traceparent.as_bytes()[TRACEPARENT_BYTES] != b'-') {
+    if !is_separated
+        || version == 0xFF
+        || (version == 0 && !more.is_empty())
+        || more.first().is_some_and(|next| *next != b'-')
+    {
         return None;
     }
-    let (trace, span) = (TraceId::from_hex(trace?).ok()?, SpanId::from_hex(span?).ok()?);
-    let flags = TraceFlags::new(u8::from_str_radix(flags?, 16).ok()?);
+    let (trace, span, flags) = (TraceId::from_bytes(trace), SpanId::from_bytes(span), TraceFlags::new(flags));
     let state = tracestate.filter(|state| state.len() <= MAX_TRACESTATE_BYTES).and_then(|state| state.parse().ok());
     let context = SpanContext::new(trace, span, flags, true, state.unwrap_or(TraceState::NONE));
     context.is_valid().then_some(context)
 }
 
-fn is_hex(part: &str, digits: usize) -> bool {
-    part.len() == digits && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+/// Of lower-case digits, two for each byte.
+fn of_hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
+    let value = |digit: u8| match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    };
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = value(pair[0])? << 4 | value(pair[1])?;
+    }
+    Some(bytes)
 }
 
 /// `00-<trace>-<span>-<flags>`: what `traceparent` says to whoever is called, and `traceresponse` to whoever called.

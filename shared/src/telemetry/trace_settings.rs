@@ -1,5 +1,4 @@
-//! What the standard `OTEL_*` variables say about traces. The library reads some of them by itself and passes over what it does
-//! not understand; here a wrong one is told before the process serves.
+//! What the standard `OTEL_*` variables say about traces. A wrong one is told before the process serves.
 
 use std::{env, time::Duration};
 

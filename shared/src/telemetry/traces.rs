@@ -1,7 +1,7 @@
 //! Traces of this process: where they go, which requests have one, and that all are out at the end.
 //!
 //! ```text
-//! spans ─► sampler ─► queue (bounded) ─► exporter: OTLP over HTTP, on a thread of its own
+//! spans ─► sampler ─► export: queue (bounded) ─► OTLP over HTTP, on a thread of its own
 //! ```
 //!
 //! Without an endpoint there is none of it: spans are not even made.

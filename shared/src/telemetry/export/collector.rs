@@ -120,7 +120,7 @@ impl Collector {
             if Instant::now() + pause >= until {
                 return Err(failure);
             }
-            #[expect(clippy::disallowed_methods, reason = "the thread is the exporter's own")]
+            #[expect(clippy::disallowed_methods, reason = "the thread is the queue's own")]
             thread::sleep(pause);
             wait *= 2;
         }

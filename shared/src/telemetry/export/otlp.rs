@@ -46,16 +46,21 @@ impl Sender {
     }
 }
 
-/// A `KeyValue` in that field.
-pub(super) fn write_attribute(message: &mut Message<'_>, field: u64, key: &str, value: &Value) {
+/// A `KeyValue` in that field, which is below 16.
+pub(super) fn write_attribute(message: &mut Message<'_>, field: u8, key: &str, value: &Value) {
     let key = key.as_bytes();
+    if let Value::String(text) = value
+        && message.short_pair(field, key, text.as_str().as_bytes())
+    {
+        return;
+    }
     let Some(length) = length(value) else {
-        return message.message(field, |message| {
+        return message.message(field.into(), |message| {
             message.one_of_bytes(1, key);
             message.message(2, |message| write_value(message, value));
         });
     };
-    message.sized(field, bytes_length(key.len()) + bytes_length(length), |message| {
+    message.sized(field.into(), bytes_length(key.len()) + bytes_length(length), |message| {
         message.one_of_bytes(1, key);
         message.sized(2, length, |message| write_value(message, value));
     });

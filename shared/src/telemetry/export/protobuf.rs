@@ -60,6 +60,22 @@ impl<'a> Message<'a> {
         self.0.extend_from_slice(&number.to_le_bytes());
     }
 
+    /// A message of bytes and of a message of bytes, each as field 1, the latter as field 2: a key and its text, of which a trace is
+    /// full. In four strokes, and only when every length has one byte; whether it had.
+    pub(super) fn short_pair(&mut self, field: u8, key: &[u8], text: &[u8]) -> bool {
+        let whole = key.len() + text.len() + 6;
+        if whole >= 0x80 {
+            return false;
+        }
+        let [whole, key_length, value, text_length] =
+            [whole, key.len(), text.len() + 2, text.len()].map(|length| length.to_le_bytes()[0]);
+        self.0.extend_from_slice(&[field << 3 | 2, whole, 0x0A, key_length]);
+        self.0.extend_from_slice(key);
+        self.0.extend_from_slice(&[0x12, value, 0x0A, text_length]);
+        self.0.extend_from_slice(text);
+        true
+    }
+
     /// A message in this one, of a length that is known.
     pub(super) fn sized(&mut self, field: u64, length: usize, write: impl FnOnce(&mut Message<'_>)) {
         self.key(field, BYTES);
