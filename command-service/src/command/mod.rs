@@ -238,15 +238,15 @@ fn decision(work: &Work, attempt: u32) -> TraceSpan {
         return span;
     }
     match work {
-        Work::One(Operation { name, .. }) => span.set("config.name", name.to_string()),
+        Work::One(Operation { name, .. }) => span.set("config.name", name.as_str()),
         Work::Batch(operations) => span.set("config.operations", spans::count(operations.len())),
         Work::Rollback { name, to, .. } => {
-            span.set("config.name", name.to_string());
+            span.set("config.name", name.as_str());
             match to {
                 Past::Version(version) => {
                     span.set("config.rollback.version", i64::try_from(*version).unwrap_or(i64::MAX));
                 }
-                Past::At(moment) => span.set("config.rollback.at", moment.to_string()),
+                Past::At(moment) => span.set("config.rollback.at", moment.to_string().as_str()),
             }
         }
     }

@@ -241,7 +241,7 @@ impl Committer {
         let appended = self.connections.bounded(appending).await.map_err(Failure::during);
         match &appended {
             Ok(_) => self.metrics.appended(began.elapsed(), group.iter().map(|waiting| waiting.bytes)),
-            Err(failure) => span.fail(failure.code()),
+            Err(failure) => span.fail(&failure.code()),
         }
         drop(span);
         // Otherwise it is dropped: its state is unknown as well, or its server is the wrong one.

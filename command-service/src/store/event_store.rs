@@ -161,7 +161,7 @@ impl ConfigEventStore {
         if let [Decided { loaded, event: Some(_) }] = decided
             && span.is_recorded()
         {
-            span.set("config.name", loaded.name.to_string());
+            span.set("config.name", loaded.name.as_str());
         }
         let (unit, trace) = (unit(scope, decided, changes, &metadata), UnitTrace::of(&span));
         let appended = self.committer.append_traced(unit, scope.until(), trace.clone()).await;

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use opentelemetry::{KeyValue, trace::SpanContext};
+use opentelemetry::trace::SpanContext;
 use shared::telemetry::spans::{self, TraceSpan};
 
 use super::{append::Appended, loaded::Decided, queue::AppendError};
@@ -23,9 +23,9 @@ pub(super) fn decided(mut span: TraceSpan, decided: &[Decided], remembered: bool
     span.set("config.outcome", if changes > 0 { "changed" } else { "unchanged" });
     for decided in decided {
         let told = [
-            spans::config_name(&decided.loaded.name),
-            KeyValue::new("config.version", version(decided)),
-            KeyValue::new("config.outcome", outcome(decided)),
+            ("config.name", decided.loaded.name.as_str().into()),
+            ("config.version", version(decided).into()),
+            ("config.outcome", outcome(decided).into()),
         ];
         span.event("decided", &told);
     }

@@ -174,7 +174,7 @@ impl Draft {
         if self.trace.is_recorded() {
             self.trace.set("config.position", i64::try_from(self.position.0).unwrap_or(i64::MAX));
             match &self.changes[..] {
-                [one] => self.trace.set("config.name", one.name.to_string()),
+                [one] => self.trace.set("config.name", &*one.name),
                 several => self.trace.set("messaging.batch.message_count", spans::count(several.len())),
             }
         }

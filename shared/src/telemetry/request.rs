@@ -9,13 +9,10 @@ use axum::{
     extract::{MatchedPath, Request},
     http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header},
 };
-use opentelemetry::{
-    KeyValue,
-    trace::{SpanContext, SpanKind},
-};
+use opentelemetry::trace::{SpanContext, SpanKind};
 
 use super::{
-    export::SpanRecord,
+    export::{Attribute, SpanRecord},
     propagation,
     spans::now,
     traces::{LiveSpan, Traces, traces},
@@ -71,10 +68,10 @@ impl RequestScope {
     }
 
     /// Something happened just now to the current request.
-    pub(super) fn event_of_current(name: &'static str, attributes: impl FnOnce() -> Vec<KeyValue>) {
+    pub(super) fn event_of_current(name: &'static str, attributes: &[(&str, Attribute<'_>)]) {
         let _no_request = CURRENT.try_with(|current| {
             if let Some(mut span) = current.as_ref().and_then(|current| current.0.span()) {
-                span.0.event(name, now(), &attributes());
+                span.0.event(name, now(), attributes);
             }
         });
     }
@@ -101,12 +98,12 @@ impl RequestScope {
         }
         let Some(mut span) = self.0.span() else { return };
         let (span, status) = (&mut span.0, response.status());
-        span.attribute("http.response.status_code", &i64::from(status.as_u16()).into());
+        span.attribute("http.response.status_code", i64::from(status.as_u16()).into());
         if let Some(problem) = problem {
-            span.attribute("config.problem", &problem.into());
+            span.attribute("config.problem", problem.into());
         }
         if status.is_server_error() {
-            span.attribute("error.type", &status.as_str().to_owned().into());
+            span.attribute("error.type", status.as_str().into());
             span.fail();
         }
     }
@@ -176,21 +173,21 @@ fn describe(
     route: Option<&MatchedPath>,
 ) {
     let headers = request.headers();
-    span.attribute("http.request.method", &method.unwrap_or("_OTHER").into());
-    span.attribute("url.scheme", &"http".into());
-    span.attribute("request_id", &id.to_str().unwrap_or_default().to_owned().into());
+    span.attribute("http.request.method", method.unwrap_or("_OTHER").into());
+    span.attribute("url.scheme", "http".into());
+    span.attribute("request_id", id.to_str().unwrap_or_default().into());
     if let Some(route) = route {
-        span.attribute("http.route", &route.as_str().to_owned().into());
-        span.attribute("url.path", &request.uri().path().to_owned().into());
+        span.attribute("http.route", route.as_str().into());
+        span.attribute("url.path", request.uri().path().into());
     }
     if let Some((address, port)) = client_text(headers, &header::HOST).map(split_port) {
-        span.attribute("server.address", &address.to_owned().into());
+        span.attribute("server.address", address.into());
         if let Some(port) = port {
-            span.attribute("server.port", &i64::from(port).into());
+            span.attribute("server.port", i64::from(port).into());
         }
     }
     if let Some(agent) = client_text(headers, &header::USER_AGENT) {
-        span.attribute("user_agent.original", &agent.to_owned().into());
+        span.attribute("user_agent.original", agent.into());
     }
 }
 

@@ -7,10 +7,11 @@
 use std::{borrow::Cow, time::SystemTime};
 
 use opentelemetry::{
-    KeyValue, StringValue, Value, time,
+    time,
     trace::{SpanContext, SpanKind},
 };
 
+pub use super::export::Attribute;
 use super::{
     propagation,
     request::RequestScope,
@@ -78,14 +79,14 @@ impl TraceSpan {
     }
 
     /// Says something about it.
-    pub fn set(&mut self, name: &'static str, value: impl Into<Value>) {
+    pub fn set<'a>(&mut self, name: &'static str, value: impl Into<Attribute<'a>>) {
         if let Some(LiveSpan(span)) = &mut self.span {
-            span.attribute(name, &value.into());
+            span.attribute(name, value.into());
         }
     }
 
     /// Something happened just now.
-    pub fn event(&mut self, name: &'static str, attributes: &[KeyValue]) {
+    pub fn event(&mut self, name: &'static str, attributes: &[(&str, Attribute<'_>)]) {
         if let Some(LiveSpan(span)) = &mut self.span {
             span.event(name, now(), attributes);
         }
@@ -97,8 +98,8 @@ impl TraceSpan {
     }
 
     /// It failed, for a reason that is one of a few words.
-    pub fn fail(&mut self, why: impl Into<Cow<'static, str>>) {
-        self.set("error.type", StringValue::from(why.into()));
+    pub fn fail(&mut self, why: &str) {
+        self.set("error.type", why);
         if let Some(LiveSpan(span)) = &mut self.span {
             span.fail();
         }
@@ -107,14 +108,8 @@ impl TraceSpan {
 
 /// The command that the caller works for is decided anew, because another one came first.
 pub fn decided_anew(attempt: u32, why: &'static str) {
-    RequestScope::event_of_current("decided anew", || {
-        vec![KeyValue::new("config.attempt", i64::from(attempt)), KeyValue::new("config.cause", why)]
-    });
-}
-
-/// A configuration's name in a span.
-pub fn config_name(name: &str) -> KeyValue {
-    KeyValue::new("config.name", name.to_owned())
+    let attributes = [("config.attempt", i64::from(attempt).into()), ("config.cause", why.into())];
+    RequestScope::event_of_current("decided anew", &attributes);
 }
 
 /// The aggregate decides: from the first look at its state to its decision.

@@ -20,6 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use self::otlp::Attribute;
 pub(super) use self::{
     collector::{Collector, NoCollector},
     otlp::Sender,

@@ -2,7 +2,6 @@
 //! already, attributes, and what of the answer says that some were not taken.
 //! Source: opentelemetry-proto 1.10, `collector/trace/v1`, `trace/v1` and `common/v1`.
 
-use opentelemetry::{Array, Value};
 use opentelemetry_sdk::Resource;
 
 use super::protobuf::{Field, Message, bytes_length, fields, number_length};
@@ -21,7 +20,8 @@ impl Sender {
         let mut sender = Self { schema, ..Self::default() };
         let mut resource = Message::new(&mut sender.resource);
         for (key, value) in process {
-            write_attribute(&mut resource, 1, key.as_str(), value);
+            // All that the variables and we say of a process is text.
+            write_attribute(&mut resource, 1, key.as_str(), Attribute::Text(&value.as_str()));
         }
         let mut scope = Message::new(&mut sender.scope);
         scope.bytes(1, name.as_bytes());
@@ -46,58 +46,52 @@ impl Sender {
     }
 }
 
-/// A `KeyValue` in that field, which is below 16.
-pub(super) fn write_attribute(message: &mut Message<'_>, field: u8, key: &str, value: &Value) {
-    let key = key.as_bytes();
-    if let Value::String(text) = value
-        && message.short_pair(field, key, text.as_str().as_bytes())
-    {
-        return;
+/// A value that is said of a span or of an event of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attribute<'a> {
+    /// A text.
+    Text(&'a str),
+    /// A whole number.
+    Number(i64),
+    /// Yes or no.
+    Flag(bool),
+}
+
+impl<'a> From<&'a str> for Attribute<'a> {
+    fn from(text: &'a str) -> Self {
+        Self::Text(text)
     }
-    let Some(length) = length(value) else {
-        return message.message(field.into(), |message| {
-            message.one_of_bytes(1, key);
-            message.message(2, |message| write_value(message, value));
-        });
+}
+
+impl From<i64> for Attribute<'_> {
+    fn from(number: i64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<bool> for Attribute<'_> {
+    fn from(flag: bool) -> Self {
+        Self::Flag(flag)
+    }
+}
+
+/// A `KeyValue` in that field, which is below 16.
+pub(super) fn write_attribute(message: &mut Message<'_>, field: u8, key: &str, value: Attribute<'_>) {
+    let key = key.as_bytes();
+    let length = match value {
+        Attribute::Text(text) if message.short_pair(field, key, text.as_bytes()) => return,
+        Attribute::Text(text) => bytes_length(text.len()),
+        Attribute::Number(number) => number_length(number.cast_unsigned()),
+        Attribute::Flag(flag) => number_length(flag.into()),
     };
     message.sized(field.into(), bytes_length(key.len()) + bytes_length(length), |message| {
         message.one_of_bytes(1, key);
-        message.sized(2, length, |message| write_value(message, value));
+        message.sized(2, length, |message| match value {
+            Attribute::Text(text) => message.one_of_bytes(1, text.as_bytes()),
+            Attribute::Flag(flag) => message.one_of_number(2, flag.into()),
+            Attribute::Number(number) => message.one_of_number(3, number.cast_unsigned()),
+        });
     });
-}
-
-/// Of a value on the wire, where it is easily known.
-fn length(value: &Value) -> Option<usize> {
-    match value {
-        Value::String(text) => Some(bytes_length(text.as_str().len())),
-        Value::Bool(_) => Some(number_length(1)),
-        Value::I64(number) => Some(number_length(number.cast_unsigned())),
-        _ => None,
-    }
-}
-
-fn write_value(message: &mut Message<'_>, value: &Value) {
-    match value {
-        Value::String(text) => message.one_of_bytes(1, text.as_str().as_bytes()),
-        Value::Bool(bool) => message.one_of_number(2, u64::from(*bool)),
-        Value::I64(number) => message.one_of_number(3, number.cast_unsigned()),
-        Value::F64(number) => message.one_of_fixed64(4, number.to_bits()),
-        Value::Array(array) => message.message(5, |message| match array {
-            Array::Bool(all) => write_elements(message, all),
-            Array::I64(all) => write_elements(message, all),
-            Array::F64(all) => write_elements(message, all),
-            Array::String(all) => write_elements(message, all),
-            // Nothing of ours makes what the library may have some day.
-            _ => {}
-        }),
-        _ => {}
-    }
-}
-
-fn write_elements<T: Clone + Into<Value>>(message: &mut Message<'_>, all: &[T]) {
-    for element in all {
-        message.message(1, |message| write_value(message, &element.clone().into()));
-    }
 }
 
 /// How many spans the answer to an export says were not taken, and why.
@@ -128,7 +122,7 @@ mod tests {
     use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
     use opentelemetry::{
-        InstrumentationScope, KeyValue, StringValue,
+        InstrumentationScope, KeyValue, Value,
         trace::{Event, Link, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState},
     };
     use opentelemetry_proto::{
@@ -157,12 +151,16 @@ mod tests {
             texts().prop_map(Value::from),
             any::<bool>().prop_map(Value::from),
             prop_oneof![any::<i64>(), 0..200_i64].prop_map(Value::from),
-            any::<f64>().prop_map(Value::from),
-            vec(any::<bool>(), 0..3).prop_map(|all| Value::Array(all.into())),
-            vec(any::<i64>(), 0..3).prop_map(|all| Value::Array(all.into())),
-            vec(any::<f64>(), 0..3).prop_map(|all| Value::Array(all.into())),
-            vec(texts().prop_map(StringValue::from), 0..3).prop_map(|all| Value::Array(all.into())),
         ]
+    }
+
+    fn of_value(value: &Value) -> Attribute<'_> {
+        match value {
+            Value::String(text) => text.as_str().into(),
+            Value::Bool(flag) => (*flag).into(),
+            Value::I64(number) => (*number).into(),
+            other => panic!("{other} is not made"),
+        }
     }
 
     fn key_values() -> impl Strategy<Value = Vec<KeyValue>> {
@@ -231,11 +229,12 @@ mod tests {
         let mut record = SpanRecord::begin(&said.context, said.parent.as_ref(), named, said.start, LIMITS);
         let mut linked = said.links.iter();
         for KeyValue { key, value, .. } in &said.attributes {
-            record.attribute(key.as_str(), value);
+            record.attribute(key.as_str(), of_value(value));
             linked.next().map(|other| record.link(other));
         }
         for (name, at, attributes) in &said.events {
-            record.event(name, *at, attributes);
+            let said: Vec<_> = attributes.iter().map(|said| (said.key.as_str(), of_value(&said.value))).collect();
+            record.event(name, *at, &said);
         }
         if said.failed {
             record.fail();
@@ -275,7 +274,7 @@ mod tests {
         #[test]
         fn a_collector_reads_what_the_librarys_exporter_would_have_sent(
             said in vec(said(), 1..4),
-            of_process in key_values(),
+            of_process in vec((texts(), texts()).prop_map(|(key, value)| KeyValue::new(key, value)), 0..4),
         ) {
             let process = Resource::builder_empty().with_attributes(of_process).build();
             let spans: Vec<_> = said.iter().map(recorded).collect();

@@ -33,7 +33,8 @@ impl<'a> Message<'a> {
 
     pub(super) fn fixed64(&mut self, field: u64, number: u64) {
         if number > 0 {
-            self.one_of_fixed64(field, number);
+            self.key(field, FIXED64);
+            self.0.extend_from_slice(&number.to_le_bytes());
         }
     }
 
@@ -53,11 +54,6 @@ impl<'a> Message<'a> {
         self.key(field, BYTES);
         self.varint(bytes.len() as u64);
         self.0.extend_from_slice(bytes);
-    }
-
-    pub(super) fn one_of_fixed64(&mut self, field: u64, number: u64) {
-        self.key(field, FIXED64);
-        self.0.extend_from_slice(&number.to_le_bytes());
     }
 
     /// A message of bytes and of a message of bytes, each as field 1, the latter as field 2: a key and its text, of which a trace is

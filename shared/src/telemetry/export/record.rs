@@ -3,12 +3,12 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use opentelemetry::{
-    KeyValue, Value,
-    trace::{SpanContext, SpanKind},
-};
+use opentelemetry::trace::{SpanContext, SpanKind};
 
-use super::{otlp::write_attribute, protobuf::Message};
+use super::{
+    otlp::{Attribute, write_attribute},
+    protobuf::Message,
+};
 
 /// About what a span has at its end, in bytes.
 const SPAN_BYTES: usize = 512;
@@ -90,19 +90,19 @@ impl SpanRecord {
         }
     }
 
-    pub(in crate::telemetry) fn attribute(&mut self, key: &str, value: &Value) {
+    pub(in crate::telemetry) fn attribute(&mut self, key: &str, value: Attribute<'_>) {
         if self.attributes.take() {
             write_attribute(&mut Message::new(&mut self.bytes), 9, key, value);
         }
     }
 
-    pub(in crate::telemetry) fn event(&mut self, name: &str, at: SystemTime, attributes: &[KeyValue]) {
+    pub(in crate::telemetry) fn event(&mut self, name: &str, at: SystemTime, attributes: &[(&str, Attribute<'_>)]) {
         if self.events.take() {
             Message::new(&mut self.bytes).message(11, |message| {
                 message.fixed64(1, nanoseconds(at));
                 message.bytes(2, name.as_bytes());
-                for KeyValue { key, value, .. } in attributes {
-                    write_attribute(message, 3, key.as_str(), value);
+                for (key, value) in attributes {
+                    write_attribute(message, 3, key, *value);
                 }
             });
         }
