@@ -136,7 +136,7 @@ impl Inner {
             Some(route) => [method.unwrap_or("HTTP"), " ", route.as_str()].concat().into(),
             None => method.unwrap_or("HTTP").into(),
         };
-        let (context, mut span) = traces.start(parent.as_ref(), &SpanKind::Server, name, now());
+        let (context, mut span) = traces.start(parent.as_ref(), &SpanKind::Server, name, None);
         if let Some(LiveSpan(span)) = &mut span {
             describe(span, request, &id, method, route);
         }

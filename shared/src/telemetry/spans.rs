@@ -15,7 +15,7 @@ pub use super::export::Attribute;
 use super::{
     propagation,
     request::RequestScope,
-    traces::{LiveSpan, traces},
+    traces::{LiveSpan, Traces, traces},
 };
 
 /// The log of events, as a destination of messages.
@@ -35,29 +35,43 @@ pub struct TraceSpan {
 impl TraceSpan {
     /// A child of the request that the caller works for.
     fn of_request(name: &'static str, kind: &SpanKind) -> Self {
-        RequestScope::trace_of_current().map_or_else(Self::default, |parent| Self::under(&parent, name, kind, now()))
+        let Some(traces) = traces() else { return Self::default() };
+        RequestScope::trace_of_current()
+            .map_or_else(Self::default, |parent| Self::child(traces, &parent, name, kind, None))
     }
 
-    /// A child of a span of this process or of another.
-    fn under(parent: &SpanContext, name: &'static str, kind: &SpanKind, since: SystemTime) -> Self {
-        if traces().is_none() {
-            return Self::default();
-        }
+    /// A child of a span of this process or of another, which began then, or now.
+    fn under(parent: &SpanContext, name: &'static str, kind: &SpanKind, since: Option<SystemTime>) -> Self {
+        traces().map_or_else(Self::default, |traces| Self::child(traces, parent, name, kind, since))
+    }
+
+    fn child(
+        traces: &Traces,
+        parent: &SpanContext,
+        name: &'static str,
+        kind: &SpanKind,
+        since: Option<SystemTime>,
+    ) -> Self {
         if !parent.is_sampled() {
             return Self { context: Some(parent.clone()), span: None };
         }
-        Self::started(Some(parent), name, kind, since)
-    }
-
-    fn started(parent: Option<&SpanContext>, name: &'static str, kind: &SpanKind, since: SystemTime) -> Self {
-        let Some(traces) = traces() else { return Self::default() };
-        let (context, span) = traces.start(parent, kind, || name.into(), since);
-        Self { span, context: Some(context) }
+        Self::started(traces, Some(parent), name, kind, since)
     }
 
     /// The first of a trace of its own.
     fn root(name: &'static str, kind: &SpanKind) -> Self {
-        Self::started(None, name, kind, now())
+        traces().map_or_else(Self::default, |traces| Self::started(traces, None, name, kind, None))
+    }
+
+    fn started(
+        traces: &Traces,
+        parent: Option<&SpanContext>,
+        name: &'static str,
+        kind: &SpanKind,
+        since: Option<SystemTime>,
+    ) -> Self {
+        let (context, span) = traces.start(parent, kind, || name.into(), since);
+        Self { span, context: Some(context) }
     }
 
     /// Whether anybody will see it.
@@ -136,7 +150,7 @@ pub fn append(events: usize) -> TraceSpan {
 pub fn insert<'a>(commands: impl Iterator<Item = &'a SpanContext>, units: usize, events: usize) -> TraceSpan {
     let mut commands = commands.peekable();
     let Some(first) = commands.peek() else { return TraceSpan::default() };
-    let mut span = TraceSpan::under(first, "INSERT events", &SpanKind::Client, now());
+    let mut span = TraceSpan::under(first, "INSERT events", &SpanKind::Client, None);
     if span.is_recorded() {
         describe_statement(&mut span, "INSERT", "append_events");
         span.set("config.units", count(units));
@@ -161,7 +175,7 @@ pub fn read_past() -> TraceSpan {
 #[must_use]
 pub fn process(carried: &str) -> TraceSpan {
     let Some(parent) = sampled_parent(carried) else { return TraceSpan::default() };
-    let mut span = TraceSpan::under(&parent, PROCESS, &SpanKind::Consumer, now());
+    let mut span = TraceSpan::under(&parent, PROCESS, &SpanKind::Consumer, None);
     describe_message(&mut span, "process", "process");
     span.link(&parent);
     span
@@ -202,7 +216,7 @@ pub fn replay(head: u64) -> TraceSpan {
 /// A command's message was handed to those who watch, since then: once, however many they are, and not where nobody does.
 pub fn delivered(processing: &TraceSpan, since: SystemTime, watchers: usize) {
     let Some(parent) = processing.sampled_context().filter(|_| watchers > 0) else { return };
-    let mut ends_now = TraceSpan::under(parent, "deliver config.watch", &SpanKind::Producer, since);
+    let mut ends_now = TraceSpan::under(parent, "deliver config.watch", &SpanKind::Producer, Some(since));
     ends_now.set("messaging.system", "config_api");
     ends_now.set("messaging.operation.name", "deliver");
     ends_now.set("messaging.operation.type", "send");

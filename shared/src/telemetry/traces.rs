@@ -83,13 +83,13 @@ impl Traces {
         Ok(Some(Self { sampler, limits, queue, counters, reads_below }))
     }
 
-    /// A span that begins at this moment: what it hands on, and the span itself where it is sampled.
+    /// A span that began then, or begins now: what it hands on, and the span itself where it is sampled.
     pub(super) fn start(
         &self,
         parent: Option<&SpanContext>,
         kind: &SpanKind,
         name: impl FnOnce() -> Cow<'static, str>,
-        at: SystemTime,
+        since: Option<SystemTime>,
     ) -> (SpanContext, Option<LiveSpan>) {
         let ids = RandomIdGenerator::default();
         let trace = parent.map_or_else(|| ids.new_trace_id(), SpanContext::trace_id);
@@ -97,8 +97,10 @@ impl Traces {
         let flags = parent.map(SpanContext::trace_flags).unwrap_or_default().with_sampled(sampled);
         let state = parent.map_or(TraceState::NONE, |parent| parent.trace_state().clone());
         let context = SpanContext::new(trace, ids.new_span_id(), flags, false, state);
-        let record = || LiveSpan(SpanRecord::begin(&context, parent, (kind, &name()), at, self.limits));
-        let span = sampled.then(record);
+        let span = sampled.then(|| {
+            let since = since.unwrap_or_else(now);
+            LiveSpan(SpanRecord::begin(&context, parent, (kind, &name()), since, self.limits))
+        });
         (context, span)
     }
 

@@ -6,6 +6,8 @@
 //!    └── otlp (attributes) ─► protobuf (bytes)
 //! ```
 
+#[cfg(test)]
+mod answering;
 mod collector;
 mod otlp;
 mod protobuf;

@@ -106,3 +106,72 @@ fn send(shared: &Shared, collector: &Collector, limits: QueueLimits) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use axum::http::HeaderMap;
+
+    use super::{
+        super::{Sender, TraceCounts, answering::answering},
+        *,
+    };
+
+    const TAKEN: &str = "200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn queue(endpoint: url::Url, limits: QueueLimits) -> Queue {
+        let counters = Arc::<Counters>::default();
+        let collector = Collector::new(endpoint, HeaderMap::new(), HOUR, Sender::default(), counters).unwrap();
+        Queue::new(collector, limits).unwrap()
+    }
+
+    #[test]
+    fn a_batch_goes_when_it_is_full_and_the_rest_at_the_end() {
+        let (endpoint, asked) = answering(&[TAKEN, TAKEN]);
+        let queue = queue(endpoint, QueueLimits { spans: 100, batch: 2, delay: HOUR });
+        let counters = &queue.shared.counters;
+        queue.add(vec![]);
+        queue.add(vec![]);
+        let given_up = Instant::now() + Duration::from_secs(60);
+        while counters.now().exported < 2 {
+            assert!(Instant::now() < given_up, "a full batch was not sent");
+            thread::yield_now();
+        }
+        queue.add(vec![]);
+        queue.close(HOUR);
+        assert_eq!(counters.now(), TraceCounts { exported: 3, ..TraceCounts::default() });
+        assert_eq!(asked.join().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_dropped_and_counted_and_nobody_waits() {
+        let (endpoint, asked) = answering(&[TAKEN]);
+        let queue = queue(endpoint, QueueLimits { spans: 3, batch: 4, delay: HOUR });
+        for _ in 0..5 {
+            queue.add(vec![]);
+        }
+        queue.close(HOUR);
+        assert_eq!(queue.shared.counters.now(), TraceCounts { exported: 3, dropped: 2, ..TraceCounts::default() });
+        assert_eq!(asked.join().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_ended_waits_no_longer_than_it_was_told() {
+        let (endpoint, asked) = answering(&[TAKEN]);
+        let queue = queue(endpoint, QueueLimits { spans: 100, batch: 100, delay: Duration::from_millis(1) });
+        queue.add(vec![]);
+        assert_eq!(asked.join().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn the_end_waits_for_no_collector_longer_than_it_may() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", silent.local_addr().unwrap()).parse().unwrap();
+        let queue = queue(endpoint, QueueLimits { spans: 100, batch: 100, delay: HOUR });
+        queue.add(vec![]);
+        queue.close(Duration::from_millis(10));
+        assert_eq!(queue.shared.counters.waiting.load(Relaxed), 1);
+    }
+}
