@@ -10,6 +10,7 @@ mod time;
 
 mod export;
 mod propagation;
+mod sampler;
 mod trace_settings;
 mod traces;
 

@@ -14,6 +14,9 @@ pub const MAX_TRACESTATE_BYTES: usize = 512;
 const TRACEPARENT: HeaderName = HeaderName::from_static(keys::TRACEPARENT);
 const TRACESTATE: HeaderName = HeaderName::from_static(keys::TRACESTATE);
 
+/// Flags that are passed on: sampled, and random of level 2. Others shall be zero.
+const KNOWN_FLAGS: u8 = 0b11;
+
 /// Length of a `traceparent` of version 00, in bytes.
 const TRACEPARENT_BYTES: usize = 55;
 
@@ -21,8 +24,16 @@ const TRACEPARENT_BYTES: usize = 55;
 /// specification asks.
 #[must_use]
 pub fn of_headers(headers: &HeaderMap) -> Option<SpanContext> {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    parse(text(&TRACEPARENT)?, text(&TRACESTATE))
+    let parent = headers.get(TRACEPARENT)?.to_str().ok()?;
+    // A list may come in several headers.
+    let mut states = headers.get_all(TRACESTATE).iter().filter_map(|state| state.to_str().ok());
+    match (states.next(), states.next()) {
+        (Some(first), Some(second)) => {
+            let all: Vec<_> = [first, second].into_iter().chain(states).collect();
+            parse(parent, Some(&all.join(",")))
+        }
+        (only, _) => parse(parent, only),
+    }
 }
 
 /// The span that a `traceparent`, and a `tracestate` if there is one, name. A malformed trace state is left out.
@@ -40,7 +51,8 @@ pub(super) fn parse(traceparent: &str, tracestate: Option<&str>) -> Option<SpanC
     {
         return None;
     }
-    let (trace, span, flags) = (TraceId::from_bytes(trace), SpanId::from_bytes(span), TraceFlags::new(flags));
+    let (trace, span, flags) =
+        (TraceId::from_bytes(trace), SpanId::from_bytes(span), TraceFlags::new(flags & KNOWN_FLAGS));
     let state = tracestate.filter(|state| state.len() <= MAX_TRACESTATE_BYTES).and_then(|state| state.parse().ok());
     let context = SpanContext::new(trace, span, flags, true, state.unwrap_or(TraceState::NONE));
     context.is_valid().then_some(context)
@@ -96,6 +108,8 @@ mod tests {
             let context = parse(parent, None).unwrap();
             assert_eq!((text(&context).as_str(), context.is_remote()), (parent, true));
         }
+        let flags = |flags: &str| parse(&format!("{}{flags}", &PARENT[..53]), None).unwrap().trace_flags().to_u8();
+        assert_eq!((flags("03"), flags("ff"), flags("fc")), (3, 3, 0), "what is not known is left out");
         let later = parse("01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more", None).unwrap();
         assert_eq!(text(&later).as_str(), PARENT, "what is not known of a later version is left out");
     }
@@ -116,6 +130,15 @@ mod tests {
             "00-4bf92f3577b34da6a3ce929d0e0e473é-00f067aa0ba902b7-01",
         ] {
             assert!(parse(malformed, None).is_none(), "{malformed:?}");
+        }
+    }
+
+    #[test]
+    fn a_trace_state_may_come_in_several_headers() {
+        let mut headers = HeaderMap::from_iter([(TRACEPARENT, PARENT.parse().unwrap())]);
+        for (state, all) in [("a=1", "a=1"), ("b=2", "a=1,b=2"), ("c=3", "a=1,b=2,c=3")] {
+            headers.append(TRACESTATE, state.parse().unwrap());
+            assert_eq!(of_headers(&headers).unwrap().trace_state().header(), all);
         }
     }
 

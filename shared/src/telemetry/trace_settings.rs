@@ -3,19 +3,15 @@
 use std::{env, time::Duration};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use opentelemetry::{
-    KeyValue, Value,
-    trace::{SpanContext, SpanKind, TraceId},
-};
-use opentelemetry_sdk::{
-    Resource,
-    resource::{EnvResourceDetector, TelemetryResourceDetector},
-    trace::{Sampler as ByTrace, SamplingDecision, ShouldSample as _},
-};
+use opentelemetry::{KeyValue, Value};
+use opentelemetry_sdk::{Resource, resource::EnvResourceDetector};
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-use super::export::{QueueLimits, SpanLimits};
+use super::{
+    export::{CollectorSettings, Compression, QueueLimits, SpanLimits},
+    sampler::Sampler,
+};
 use crate::ids::Ids;
 
 /// Longest that one export may take with all its attempts, when `OTEL_EXPORTER_OTLP_TIMEOUT` says nothing.
@@ -47,33 +43,10 @@ pub struct InvalidVariable {
 /// Where traces go, and which.
 #[derive(Debug)]
 pub(super) struct Settings {
-    pub(super) endpoint: Url,
-    pub(super) headers: HeaderMap,
-    pub(super) timeout: Duration,
+    pub(super) collector: CollectorSettings,
     pub(super) sampler: Sampler,
     pub(super) queue: QueueLimits,
     pub(super) span: SpanLimits,
-}
-
-/// Which traces are recorded.
-#[derive(Debug)]
-pub(super) struct Sampler {
-    /// Of a span whose parent says nothing, or is not asked.
-    root: ByTrace,
-    /// The others are as their parents.
-    by_parent: bool,
-}
-
-impl Sampler {
-    pub(super) fn wants(&self, parent: Option<&SpanContext>, trace: TraceId) -> bool {
-        match parent.filter(|_| self.by_parent) {
-            Some(parent) => parent.is_sampled(),
-            None => {
-                let sampled = self.root.should_sample(None, trace, "", &SpanKind::Internal, &[], &[]);
-                sampled.decision == SamplingDecision::RecordAndSample
-            }
-        }
-    }
 }
 
 /// The process's variables; one that is set to nothing is as good as none.
@@ -89,25 +62,24 @@ impl Settings {
     pub(super) fn read(variable: Variables<'_>) -> Result<Option<Self>, InvalidVariable> {
         let disabled = flag(variable, "OTEL_SDK_DISABLED")?;
         let exporter = one_of(variable, "OTEL_TRACES_EXPORTER", &["otlp", "none"])?;
-        let sampler = sampler(variable)?;
+        let sampler = Sampler::read(variable)?;
         for name in ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"] {
             one_of(variable, name, &["http/protobuf"])?;
         }
-        for name in ["OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"] {
-            one_of(variable, name, &["none"])?;
-        }
+        let compression = compression(variable)?;
         let headers = headers(variable)?;
-        let timeout = timeout(variable)?;
+        let limit = timeout(variable)?;
         let endpoint = endpoint(variable)?;
         let (queue, span) = (queue_limits(variable)?, span_limits(variable)?);
         let Some(endpoint) = endpoint.filter(|_| !disabled && exporter.as_deref() != Some("none")) else {
             return Ok(None);
         };
-        Ok(Some(Self { endpoint, headers, timeout, sampler, queue, span }))
+        let collector = CollectorSettings { endpoint, headers, compression, limit };
+        Ok(Some(Self { collector, sampler, queue, span }))
     }
 }
 
-fn invalid(name: &'static str, value: &str, wrong: impl Into<String>) -> InvalidVariable {
+pub(super) fn invalid(name: &'static str, value: &str, wrong: impl Into<String>) -> InvalidVariable {
     InvalidVariable { name, value: value.to_owned(), wrong: wrong.into() }
 }
 
@@ -132,15 +104,20 @@ fn one_of(variable: Variables<'_>, name: &'static str, known: &[&str]) -> Result
 fn endpoint(variable: Variables<'_>) -> Result<Option<Url>, InvalidVariable> {
     const TRACES: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
     const ALL: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    // What is told of it has no password, nor a key in the query.
+    let told = |value: &str| {
+        let shown = value.split('?').next().unwrap_or_default();
+        shown.rsplit_once('@').map_or_else(|| shown.to_owned(), |(_, host)| format!("…@{host}"))
+    };
     let (name, value) = match (variable(TRACES), variable(ALL)) {
         (Some(value), _) => (TRACES, value),
         (None, Some(value)) => (ALL, value),
         (None, None) => return Ok(None),
     };
     let wrong = "is no URL of a collector; write one such as http://localhost:4318";
-    let mut url = Url::parse(&value).map_err(|error| invalid(name, &value, format!("{wrong} ({error})")))?;
+    let mut url = Url::parse(&value).map_err(|error| invalid(name, &told(&value), format!("{wrong} ({error})")))?;
     if !["http", "https"].contains(&url.scheme()) || url.host_str().is_none_or(str::is_empty) {
-        return Err(invalid(name, &value, wrong));
+        return Err(invalid(name, &told(&value), wrong));
     }
     if name == ALL {
         // The one for all signals is where their paths begin; the one for traces is used as it is.
@@ -148,6 +125,15 @@ fn endpoint(variable: Variables<'_>) -> Result<Option<Url>, InvalidVariable> {
         url.set_path(&path);
     }
     Ok(Some(url))
+}
+
+fn compression(variable: Variables<'_>) -> Result<Compression, InvalidVariable> {
+    const NAMES: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"];
+    let mut said = None;
+    for name in NAMES {
+        said = said.or(one_of(variable, name, &["gzip", "none"])?);
+    }
+    Ok(if said.as_deref() == Some("gzip") { Compression::Gzip } else { Compression::None })
 }
 
 /// `name=value,…`, values percent-encoded. They may hold secrets, so what is wrong is told by its place.
@@ -160,36 +146,14 @@ fn headers(variable: Variables<'_>) -> Result<HeaderMap, InvalidVariable> {
     let header = |(place, entry): (usize, &str)| {
         let header = entry.split_once('=').and_then(|(name, value)| {
             let value = percent_decode_str(value.trim()).decode_utf8().ok()?;
-            Some((name.trim().parse::<HeaderName>().ok()?, HeaderValue::from_str(&value).ok()?))
+            let mut value = HeaderValue::from_str(&value).ok()?;
+            value.set_sensitive(true);
+            Some((name.trim().parse::<HeaderName>().ok()?, value))
         });
         let wrong = "is no header; write name=value,name=value, with values percent-encoded";
         header.ok_or_else(|| invalid(name, &format!("entry {}", place + 1), wrong))
     };
     entries.map(header).collect()
-}
-
-fn sampler(variable: Variables<'_>) -> Result<Sampler, InvalidVariable> {
-    const NAME: &str = "OTEL_TRACES_SAMPLER";
-    const RATIO: &str = "OTEL_TRACES_SAMPLER_ARG";
-    let ratio = || match variable(RATIO) {
-        None => Ok(1.0),
-        Some(value) => match value.parse::<f64>() {
-            Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(ratio),
-            _ => Err(invalid(RATIO, &value, "is no ratio; write a number from 0 to 1, such as 0.1")),
-        },
-    };
-    let named = variable(NAME).unwrap_or_else(|| "parentbased_always_on".to_owned());
-    let (by_parent, root) = named.strip_prefix("parentbased_").map_or((false, named.as_str()), |root| (true, root));
-    let root = match root {
-        "always_on" => ByTrace::AlwaysOn,
-        "always_off" => ByTrace::AlwaysOff,
-        "traceidratio" => ByTrace::TraceIdRatioBased(ratio()?),
-        _ => {
-            let known = "always_on, always_off, traceidratio, and the same behind parentbased_";
-            return Err(invalid(NAME, &named, format!("is no sampler; known: {known}")));
-        }
-    };
-    Ok(Sampler { root, by_parent })
 }
 
 fn whole(variable: Variables<'_>, name: &'static str, unit: &str) -> Result<Option<u64>, InvalidVariable> {
@@ -225,8 +189,8 @@ fn queue_limits(variable: Variables<'_>) -> Result<QueueLimits, InvalidVariable>
 
 fn span_limits(variable: Variables<'_>) -> Result<SpanLimits, InvalidVariable> {
     let most = |name, of| {
-        let most = whole(variable, name, of)?;
-        Ok(most.map_or(MAX_IN_SPAN, |most| u32::try_from(most).unwrap_or(u32::MAX)))
+        let Some(value) = variable(name) else { return Ok(MAX_IN_SPAN) };
+        value.parse().map_err(|_| invalid(name, &value, format!("is no number of {of}, from 0 on")))
     };
     Ok(SpanLimits {
         attributes: most("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "attributes")?,
@@ -244,7 +208,6 @@ pub(super) fn resource(program: &'static str, ids: Ids, variable: Variables<'_>)
     ];
     let name = variable("OTEL_SERVICE_NAME").map(|name| KeyValue::new("service.name", Value::from(name)));
     Resource::builder_empty()
-        .with_detector(Box::new(TelemetryResourceDetector))
         .with_attributes(ours)
         .with_detector(Box::new(EnvResourceDetector::new()))
         .with_attributes(name)
@@ -253,8 +216,6 @@ pub(super) fn resource(program: &'static str, ids: Ids, variable: Variables<'_>)
 
 #[cfg(test)]
 mod tests {
-    use opentelemetry::trace::{SpanId, TraceFlags, TraceState};
-
     use super::*;
 
     fn read(variables: &[(&str, &str)]) -> Result<Option<Settings>, String> {
@@ -271,7 +232,7 @@ mod tests {
         {
             assert!(read(none).unwrap().is_none(), "{none:?}");
         }
-        let endpoint = |variables: &[_]| read(variables).unwrap().unwrap().endpoint.to_string();
+        let endpoint = |variables: &[_]| read(variables).unwrap().unwrap().collector.endpoint.to_string();
         assert_eq!(endpoint(&[ENDPOINT]), "http://collector:4318/v1/traces");
         assert_eq!(
             endpoint(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c/otlp")]),
@@ -283,29 +244,21 @@ mod tests {
     }
 
     #[test]
-    fn samplers_are_the_standards() {
-        let context = |sampled| {
-            let flags = TraceFlags::default().with_sampled(sampled);
-            SpanContext::new(TraceId::from(1), SpanId::from(1), flags, true, TraceState::NONE)
-        };
-        let (yes, no) = (context(true), context(false));
-        // A ratio looks at the trace's last eight bytes.
-        let (low, high) = (TraceId::from(1), TraceId::from(u128::MAX));
-        for (name, ratio, wanted) in [
-            ("", "", [true, true, true, false]),
-            ("always_on", "", [true, true, true, true]),
-            ("always_off", "0.5", [false, false, false, false]),
-            ("traceidratio", "0.5", [true, false, true, true]),
-            ("parentbased_always_on", "", [true, true, true, false]),
-            ("parentbased_always_off", "", [false, false, true, false]),
-            ("parentbased_traceidratio", "0.5", [true, false, true, false]),
-        ] {
-            let variables = [ENDPOINT, ("OTEL_TRACES_SAMPLER", name), ("OTEL_TRACES_SAMPLER_ARG", ratio)];
-            let said: Vec<_> = variables.into_iter().filter(|(_, value)| !value.is_empty()).collect();
-            let sampler = read(&said).unwrap().unwrap().sampler;
-            let asked = [(None, low), (None, high), (Some(&yes), low), (Some(&no), low)];
-            assert_eq!(asked.map(|(parent, trace)| sampler.wants(parent, trace)), wanted, "{name}");
+    fn a_wrong_endpoint_is_told_without_a_password() {
+        for wrong in ["ftp://user:secret@c:1/?key=secret", "https://user:se/cret@c:x?secret"] {
+            let error = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", wrong)]).unwrap_err();
+            assert!(error.starts_with("OTEL_EXPORTER_OTLP_ENDPOINT: `…@c:"), "{error}");
+            assert!(!error.contains("cret"), "{error}");
         }
+    }
+
+    #[test]
+    fn bodies_are_compressed_where_a_variable_says_so() {
+        let (all, traces) = ("OTEL_EXPORTER_OTLP_COMPRESSION", "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION");
+        let compression = |said: &[_]| read(&[&[ENDPOINT], said].concat()).unwrap().unwrap().collector.compression;
+        assert_eq!(compression(&[]), Compression::None);
+        assert_eq!(compression(&[(all, "gzip")]), Compression::Gzip);
+        assert_eq!(compression(&[(all, "gzip"), (traces, "none")]), Compression::None);
     }
 
     #[test]
@@ -320,18 +273,19 @@ mod tests {
             ("OTEL_BSP_MAX_QUEUE_SIZE", "100"),
             ("OTEL_BSP_SCHEDULE_DELAY", "20"),
             ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "1"),
-            ("OTEL_SPAN_EVENT_COUNT_LIMIT", "2"),
+            ("OTEL_SPAN_EVENT_COUNT_LIMIT", "0"),
             ("OTEL_SPAN_LINK_COUNT_LIMIT", "3"),
             ENDPOINT,
         ];
         let queue = QueueLimits { spans: 100, batch: 100, delay: Duration::from_millis(20) };
-        assert_eq!(limits(&said), (queue, SpanLimits { attributes: 1, events: 2, links: 3 }));
+        assert_eq!(limits(&said), (queue, SpanLimits { attributes: 1, events: 0, links: 3 }));
     }
 
     #[test]
     fn headers_are_pairs_and_a_wrong_one_is_told_without_its_value() {
-        let headers =
-            |value| read(&[ENDPOINT, ("OTEL_EXPORTER_OTLP_HEADERS", value)]).map(|read| read.unwrap().headers);
+        let headers = |value| {
+            read(&[ENDPOINT, ("OTEL_EXPORTER_OTLP_HEADERS", value)]).map(|read| read.unwrap().collector.headers)
+        };
         let two = headers("api-key=a%20b%2C, x=1=2,").unwrap();
         assert_eq!((&two["api-key"], &two["x"], two.len()), (&"a b,".parse().unwrap(), &"1=2".parse().unwrap(), 2));
         for wrong in ["x=1,secret", "x=1,a b=secret", "x=1,y=secret%0A", "x=1,=secret", "x=1,y=%FFsecret"] {
@@ -343,7 +297,7 @@ mod tests {
             assert!(!error.contains("secret"), "{error}");
         }
         let own = ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "y=2");
-        let wins = read(&[ENDPOINT, ("OTEL_EXPORTER_OTLP_HEADERS", "x=1"), own]).unwrap().unwrap().headers;
+        let wins = read(&[ENDPOINT, ("OTEL_EXPORTER_OTLP_HEADERS", "x=1"), own]).unwrap().unwrap().collector.headers;
         assert!(wins.contains_key("y") && !wins.contains_key("x"), "{wins:?}");
     }
 
@@ -358,7 +312,7 @@ mod tests {
             ("OTEL_SDK_DISABLED", "yes", "is neither true nor false"),
             ("OTEL_TRACES_EXPORTER", "zipkin", "known: otlp, none"),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "known: http/protobuf"),
-            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip", "known: none"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd", "known: gzip, none"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "is no number of milliseconds"),
             ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "is no number of spans"),
             ("OTEL_SPAN_LINK_COUNT_LIMIT", "many", "is no number of links"),

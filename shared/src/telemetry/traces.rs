@@ -18,9 +18,10 @@ use opentelemetry_sdk::trace::{IdGenerator as _, RandomIdGenerator};
 use rand::RngExt as _;
 
 use super::{
-    export::{Collector, Counters, NoCollector, Queue, Sender, SpanLimits, SpanRecord, TraceCounts},
+    export::{Collector, Counters, NoCollector, Origin, Queue, SpanLimits, SpanRecord, TraceCounts},
+    sampler::Sampler,
     spans::now,
-    trace_settings::{InvalidVariable, Sampler, Settings, of_process, resource},
+    trace_settings::{InvalidVariable, Settings, of_process, resource},
 };
 use crate::ids::Ids;
 
@@ -75,9 +76,8 @@ impl Traces {
         let Some(settings) = Settings::read(&of_process)? else { return Ok(None) };
         let counters = Arc::<Counters>::default();
         let process = resource(args.program, Ids::time_ordered(), &of_process);
-        let sender = Sender::new(&process, ("config-api", env!("CARGO_PKG_VERSION")), SCHEMA);
-        let Settings { endpoint, headers, timeout, .. } = settings;
-        let collector = Collector::new(endpoint, headers, timeout, sender, Arc::clone(&counters))?;
+        let origin = Origin::new(&process, ("config-api", env!("CARGO_PKG_VERSION")), SCHEMA);
+        let collector = Collector::new(settings.collector, origin, Arc::clone(&counters))?;
         let queue = Queue::new(collector, settings.queue).map_err(NoTraces::NoThread)?;
         let (sampler, limits, reads_below) = (settings.sampler, settings.span, reads_below(args.reads_ratio));
         Ok(Some(Self { sampler, limits, queue, counters, reads_below }))

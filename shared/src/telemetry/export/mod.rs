@@ -24,8 +24,8 @@ use std::{
 
 pub use self::otlp::Attribute;
 pub(super) use self::{
-    collector::{Collector, NoCollector},
-    otlp::Sender,
+    collector::{Collector, CollectorSettings, Compression, NoCollector},
+    otlp::Origin,
     queue::{Queue, QueueLimits},
     record::{SpanLimits, SpanRecord},
 };
@@ -42,7 +42,7 @@ pub struct TraceCounts {
     pub failed: u64,
     /// The queue was full: they were never sent.
     pub dropped: u64,
-    /// Exports, of many spans each, that failed.
+    /// Exports, of many spans each, that failed, or were not taken whole.
     pub export_errors: u64,
 }
 

@@ -8,25 +8,25 @@ use super::protobuf::{Field, Message, bytes_length, fields, number_length};
 
 /// Who sends, and by what: the same in each export.
 #[derive(Clone, Debug, Default)]
-pub(in crate::telemetry) struct Sender {
+pub(in crate::telemetry) struct Origin {
     resource: Vec<u8>,
     scope: Vec<u8>,
     /// Where the meaning of names stands.
     schema: &'static str,
 }
 
-impl Sender {
+impl Origin {
     pub(in crate::telemetry) fn new(process: &Resource, (name, version): (&str, &str), schema: &'static str) -> Self {
-        let mut sender = Self { schema, ..Self::default() };
-        let mut resource = Message::new(&mut sender.resource);
+        let mut origin = Self { schema, ..Self::default() };
+        let mut resource = Message::new(&mut origin.resource);
         for (key, value) in process {
             // All that the variables and we say of a process is text.
             write_attribute(&mut resource, 1, key.as_str(), Attribute::Text(&value.as_str()));
         }
-        let mut scope = Message::new(&mut sender.scope);
+        let mut scope = Message::new(&mut origin.scope);
         scope.bytes(1, name.as_bytes());
         scope.bytes(2, version.as_bytes());
-        sender
+        origin
     }
 
     /// The body of an export.
@@ -278,7 +278,7 @@ mod tests {
         ) {
             let process = Resource::builder_empty().with_attributes(of_process).build();
             let spans: Vec<_> = said.iter().map(recorded).collect();
-            let body = Sender::new(&process, ("scope", "1.2"), SCHEMA).request(&spans);
+            let body = Origin::new(&process, ("scope", "1.2"), SCHEMA).request(&spans);
             let mut sent = ExportTraceServiceRequest::decode(&*body).unwrap();
             for span in sent.resource_spans.iter_mut().flat_map(|sent| &mut sent.scope_spans).flat_map(|sent| &mut sent.spans) {
                 // The library says by an empty one that there is none.

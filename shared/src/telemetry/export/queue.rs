@@ -1,6 +1,7 @@
 //! Spans that have ended wait here until they are many, or have waited long enough; a thread sends them.
 
 use std::{
+    collections::VecDeque,
     io, mem,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
     thread,
@@ -37,8 +38,10 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Pending {
-    spans: Vec<Vec<u8>>,
+    spans: VecDeque<Vec<u8>>,
+    /// No more are sent behind these.
     closed: bool,
+    /// Nobody sends any more.
     done: bool,
 }
 
@@ -71,7 +74,7 @@ impl Queue {
             return;
         }
         let mut pending = self.shared.pending();
-        pending.spans.push(span);
+        pending.spans.push_back(span);
         let is_batch = pending.spans.len() == self.limits.batch;
         drop(pending);
         // Not for each: who wakes a thread pays for it.
@@ -90,88 +93,145 @@ impl Queue {
 }
 
 fn send(shared: &Shared, collector: &Collector, limits: QueueLimits) {
+    let _told_when_it_ends = Sending(shared);
+    let mut dropped = 0;
     loop {
         let more_to_come = |pending: &mut Pending| pending.spans.len() < limits.batch && !pending.closed;
         let waited = shared.wake.wait_timeout_while(shared.pending(), limits.delay, more_to_come);
-        let (mut pending, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let (spans, closed) = (mem::take(&mut pending.spans), pending.closed);
-        drop(pending);
-        for batch in spans.chunks(limits.batch) {
-            collector.export(batch);
+        let (mut pending, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        let waiting = pending.spans.len();
+        let all = waited.timed_out() || pending.closed;
+        let mut left = if all { waiting } else { waiting - waiting % limits.batch };
+        while left > 0 {
+            // One batch at a time, so that what is sent is freed and is not in the queue's way.
+            let batch: Vec<_> = pending.spans.drain(..left.min(limits.batch)).collect();
+            drop(pending);
+            left -= batch.len();
+            collector.export(&batch);
+            pending = shared.pending();
         }
-        if closed {
-            shared.pending().done = true;
-            shared.done.notify_all();
+        if pending.closed && pending.spans.is_empty() {
             return;
+        }
+        drop(pending);
+        let dropped_before = mem::replace(&mut dropped, shared.counters.now().dropped);
+        if dropped > dropped_before {
+            shared.counters.tell("more spans end than are sent");
+        }
+    }
+}
+
+/// The thread that sends. Whoever waits for its end is not left waiting, also when it panics.
+struct Sending<'a>(&'a Shared);
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        let mut pending = self.0.pending();
+        pending.done = true;
+        let too_early = !pending.closed;
+        drop(pending);
+        self.0.done.notify_all();
+        if too_early {
+            tracing::error!("Traces are sent no more: their thread has ended; nothing else is affected");
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::{net::TcpListener, time::Instant};
 
     use axum::http::HeaderMap;
 
     use super::{
-        super::{Sender, TraceCounts, answering::answering},
+        super::{
+            CollectorSettings, Compression, Origin, TraceCounts,
+            answering::{Answering, TAKEN},
+        },
         *,
     };
 
-    const TAKEN: &str = "200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
     const HOUR: Duration = Duration::from_secs(3600);
+    const MINUTE: Duration = Duration::from_secs(60);
 
-    fn queue(endpoint: url::Url, limits: QueueLimits) -> Queue {
-        let counters = Arc::<Counters>::default();
-        let collector = Collector::new(endpoint, HeaderMap::new(), HOUR, Sender::default(), counters).unwrap();
-        Queue::new(collector, limits).unwrap()
+    fn queue(endpoint: &str, limits: QueueLimits) -> Queue {
+        let endpoint = endpoint.parse().unwrap();
+        let (headers, compression) = (HeaderMap::new(), Compression::None);
+        let settings = CollectorSettings { endpoint, headers, compression, limit: HOUR };
+        Queue::new(Collector::new(settings, Origin::default(), Arc::default()).unwrap(), limits).unwrap()
+    }
+
+    impl Queue {
+        fn until_exported(&self, spans: u64) {
+            let given_up = Instant::now() + MINUTE;
+            while self.shared.counters.now().exported < spans {
+                assert!(Instant::now() < given_up, "{:?}", self.shared.counters.now());
+                thread::yield_now();
+            }
+        }
+
+        fn counts(&self) -> TraceCounts {
+            self.shared.counters.now()
+        }
+    }
+
+    fn exported(spans: u64) -> TraceCounts {
+        TraceCounts { exported: spans, ..TraceCounts::default() }
     }
 
     #[test]
     fn a_batch_goes_when_it_is_full_and_the_rest_at_the_end() {
-        let (endpoint, asked) = answering(&[TAKEN, TAKEN]);
-        let queue = queue(endpoint, QueueLimits { spans: 100, batch: 2, delay: HOUR });
-        let counters = &queue.shared.counters;
+        let answering = Answering::with(&[TAKEN]);
+        let queue = queue(&answering.endpoint, QueueLimits { spans: 100, batch: 2, delay: HOUR });
         queue.add(vec![]);
         queue.add(vec![]);
-        let given_up = Instant::now() + Duration::from_secs(60);
-        while counters.now().exported < 2 {
-            assert!(Instant::now() < given_up, "a full batch was not sent");
-            thread::yield_now();
-        }
+        queue.until_exported(2);
         queue.add(vec![]);
-        queue.close(HOUR);
-        assert_eq!(counters.now(), TraceCounts { exported: 3, ..TraceCounts::default() });
-        assert_eq!(asked.join().unwrap().len(), 2);
+        queue.close(MINUTE);
+        assert_eq!((queue.counts(), answering.asked().len()), (exported(3), 2));
+    }
+
+    #[test]
+    fn what_is_more_than_a_batch_goes_in_several() {
+        let answering = Answering::with(&[TAKEN]);
+        let queue = queue(&answering.endpoint, QueueLimits { spans: 100, batch: 2, delay: HOUR });
+        queue.shared.pending().spans.extend(vec![vec![]; 5]);
+        queue.shared.counters.waiting.store(5, Relaxed);
+        queue.close(MINUTE);
+        assert_eq!((queue.counts(), answering.asked().len()), (exported(5), 3));
     }
 
     #[test]
     fn what_does_not_fit_is_dropped_and_counted_and_nobody_waits() {
-        let (endpoint, asked) = answering(&[TAKEN]);
-        let queue = queue(endpoint, QueueLimits { spans: 3, batch: 4, delay: HOUR });
+        let answering = Answering::with(&[TAKEN]);
+        let queue = queue(&answering.endpoint, QueueLimits { spans: 3, batch: 4, delay: HOUR });
         for _ in 0..5 {
             queue.add(vec![]);
         }
-        queue.close(HOUR);
-        assert_eq!(queue.shared.counters.now(), TraceCounts { exported: 3, dropped: 2, ..TraceCounts::default() });
-        assert_eq!(asked.join().unwrap().len(), 1);
+        queue.close(MINUTE);
+        assert_eq!(queue.counts(), TraceCounts { dropped: 2, ..exported(3) });
+        assert_eq!(answering.asked().len(), 1);
     }
 
     #[test]
     fn what_ended_waits_no_longer_than_it_was_told() {
-        let (endpoint, asked) = answering(&[TAKEN]);
-        let queue = queue(endpoint, QueueLimits { spans: 100, batch: 100, delay: Duration::from_millis(1) });
+        let answering = Answering::with(&[TAKEN]);
+        let queue = queue(&answering.endpoint, QueueLimits { spans: 100, batch: 100, delay: Duration::from_millis(1) });
         queue.add(vec![]);
-        assert_eq!(asked.join().unwrap().len(), 1);
+        queue.until_exported(1);
+        queue.close(MINUTE);
+        assert_eq!((queue.counts(), answering.asked().len()), (exported(1), 1));
     }
 
     #[test]
     fn the_end_waits_for_no_collector_longer_than_it_may() {
-        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let endpoint = format!("http://{}", silent.local_addr().unwrap()).parse().unwrap();
-        let queue = queue(endpoint, QueueLimits { spans: 100, batch: 100, delay: HOUR });
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", silent.local_addr().unwrap());
+        let queue = queue(&endpoint, QueueLimits { spans: 100, batch: 100, delay: HOUR });
         queue.add(vec![]);
+        let began = Instant::now();
         queue.close(Duration::from_millis(10));
+        assert!((Duration::from_millis(10)..MINUTE).contains(&began.elapsed()), "{:?}", began.elapsed());
         assert_eq!(queue.shared.counters.waiting.load(Relaxed), 1);
     }
 }
