@@ -120,11 +120,14 @@ pub(crate) const EVENT_STORE_ERRORS: Definition = Definition::counter(
 pub(crate) const TRACE_SPANS: Definition = Definition::counter(
     "config_trace_spans_total",
     &[Label { name: "outcome", values: Values::Words(&["exported", "failed", "dropped"]) }],
-    "Spans: the collector has them; they were sent and no answer said that they arrived; the queue was full.",
+    "Spans: the collector has them; they were sent and no answer said that they arrived, or one that they were not taken; the queue was full.",
 );
 
-pub(crate) const TRACE_EXPORT_ERRORS: Definition =
-    Definition::counter("config_trace_export_errors_total", &[], "Exports, of many spans each, that failed.");
+pub(crate) const TRACE_EXPORT_ERRORS: Definition = Definition::counter(
+    "config_trace_export_errors_total",
+    &[],
+    "Exports, of many spans each, that failed, or were not taken whole.",
+);
 
 pub(crate) const BUILD_INFO: Definition = Definition::gauge(
     "config_build_info",

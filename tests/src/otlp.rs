@@ -2,10 +2,12 @@
 
 use std::{
     collections::BTreeMap,
+    io::Read as _,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
 };
 
+use flate2::read::GzDecoder;
 use opentelemetry_proto::tonic::{
     collector::trace::v1::ExportTraceServiceRequest,
     common::v1::{AnyValue, KeyValue, any_value},
@@ -33,11 +35,13 @@ struct Received {
     spans: Vec<Span>,
     raw: Vec<u8>,
     exports: usize,
+    compressed: usize,
 }
 
 impl Received {
-    fn keep(&mut self, body: &[u8], sent: ExportTraceServiceRequest) {
+    fn keep(&mut self, body: &[u8], compressed: bool, sent: ExportTraceServiceRequest) {
         self.exports += 1;
+        self.compressed += usize::from(compressed);
         self.raw.extend_from_slice(body);
         self.spans.extend(spans(sent));
     }
@@ -143,6 +147,13 @@ impl Collector {
         self.received().exports
     }
 
+    /// Whether all that came was compressed.
+    #[must_use]
+    pub fn was_compressed(&self) -> bool {
+        let received = self.received();
+        received.exports > 0 && received.compressed == received.exports
+    }
+
     /// Whether these bytes came, in whatever place.
     #[must_use]
     pub fn has_bytes(&self, bytes: &[u8]) -> bool {
@@ -184,9 +195,9 @@ impl Collector {
 
 async fn serve(stream: TcpStream, received: Arc<Mutex<Received>>) {
     let mut stream = BufReader::new(stream);
-    while let Some(body) = request(&mut stream).await {
+    while let Some((body, compressed)) = request(&mut stream).await {
         let sent = ExportTraceServiceRequest::decode(&body[..]).expect("it is OTLP");
-        received.lock().expect("no receiver panicked").keep(&body, sent);
+        received.lock().expect("no receiver panicked").keep(&body, compressed, sent);
         let answer = "HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n";
         if stream.write_all(answer.as_bytes()).await.is_err() {
             return;
@@ -194,9 +205,9 @@ async fn serve(stream: TcpStream, received: Arc<Mutex<Received>>) {
     }
 }
 
-/// The body of the next request; `None` when there are no more.
-async fn request(stream: &mut BufReader<TcpStream>) -> Option<Vec<u8>> {
-    let (mut line, mut bytes) = (String::new(), 0);
+/// The body of the next request, and whether it was compressed; `None` when there are no more.
+async fn request(stream: &mut BufReader<TcpStream>) -> Option<(Vec<u8>, bool)> {
+    let (mut line, mut bytes, mut is_gzip) = (String::new(), 0, false);
     stream.read_line(&mut line).await.ok().filter(|read| *read > 0)?;
     assert!(line.starts_with("POST /v1/traces "), "{line}");
     while line.trim() != "" {
@@ -206,10 +217,16 @@ async fn request(stream: &mut BufReader<TcpStream>) -> Option<Vec<u8>> {
         if name.eq_ignore_ascii_case("content-length") {
             bytes = value.trim().parse().expect("a length");
         }
+        is_gzip |= name.eq_ignore_ascii_case("content-encoding") && value.trim() == "gzip";
     }
     let mut body = vec![0; bytes];
     stream.read_exact(&mut body).await.ok()?;
-    Some(body)
+    if is_gzip {
+        let mut whole = vec![];
+        GzDecoder::new(&body[..]).read_to_end(&mut whole).expect("it is what it says");
+        body = whole;
+    }
+    Some((body, is_gzip))
 }
 
 fn spans(sent: ExportTraceServiceRequest) -> impl Iterator<Item = Span> {

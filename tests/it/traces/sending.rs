@@ -59,6 +59,16 @@ async fn whatever_has_ended_is_sent_before_a_process_fails() {
 }
 
 #[tokio::test]
+async fn exports_are_compressed_where_a_variable_says_so() {
+    let (database, collector) = (Database::new().await, Collector::start().await);
+    let gzip = [("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")];
+    let service = traced_with("command-service", &database, &collector, &gzip).await;
+    let trace = trace_of(&service.client.put("a", "1").await);
+    assert_eq!(collector.one(&trace, "decide ConfigValue").await.attribute("config.name"), "a");
+    assert!(collector.was_compressed());
+}
+
+#[tokio::test]
 async fn a_collector_that_is_not_there_costs_one_line_and_no_write() {
     let database = Database::new().await;
     let variables = [
