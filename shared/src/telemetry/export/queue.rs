@@ -183,12 +183,15 @@ mod tests {
     fn a_batch_goes_when_it_is_full_and_the_rest_at_the_end() {
         let answering = Answering::with(&[TAKEN]);
         let queue = queue(&answering.endpoint, QueueLimits { spans: 100, batch: 2, delay: HOUR });
-        queue.add(vec![]);
-        queue.add(vec![]);
-        queue.until_exported(2);
+        // So often that the thread was already waiting when a batch became full, and was woken.
+        for batch in 1..=50 {
+            queue.add(vec![]);
+            queue.add(vec![]);
+            queue.until_exported(2 * batch);
+        }
         queue.add(vec![]);
         queue.close(MINUTE);
-        assert_eq!((queue.counts(), answering.asked().len()), (exported(3), 2));
+        assert_eq!((queue.counts(), answering.asked().len()), (exported(101), 51));
     }
 
     #[test]
