@@ -51,7 +51,7 @@ impl RequestScope {
             sampled || (!is_probe(route) && (!is_read(request.method()) || traces.wants_read()))
         });
         let inner = match wanted {
-            Some(traces) => Inner::traced(traces, request, id, route, parent),
+            Some(traces) => Inner::traced(traces, request, id, route, parent.as_ref()),
             None => Inner { id, trace: parent, span: None },
         };
         Self(Arc::new(inner))
@@ -129,14 +129,14 @@ impl Inner {
         request: &Request,
         id: HeaderValue,
         route: Option<&MatchedPath>,
-        parent: Option<SpanContext>,
+        parent: Option<&SpanContext>,
     ) -> Self {
         let method = known(request.method());
         let name = || match route {
             Some(route) => [method.unwrap_or("HTTP"), " ", route.as_str()].concat().into(),
             None => method.unwrap_or("HTTP").into(),
         };
-        let (context, mut span) = traces.start(parent.as_ref(), &SpanKind::Server, name, None);
+        let (context, mut span) = traces.start(parent, &SpanKind::Server, name, None);
         if let Some(LiveSpan(span)) = &mut span {
             describe(span, request, &id, method, route);
         }

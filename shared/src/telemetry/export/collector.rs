@@ -53,7 +53,7 @@ enum Failure {
     #[error("the collector answered {status}")]
     Answered {
         status: StatusCode,
-        /// When it wants to be asked again, if it said so.
+        /// How long it wants to be left alone, if it said so.
         after: Option<Duration>,
     },
 }
@@ -149,7 +149,15 @@ impl Collector {
         if self.left_alone().is_some_and(|until| Instant::now() < until) {
             return Err(Failure::LeftAlone);
         }
-        let until = Instant::now() + self.limit;
+        let sent = self.attempts(body, Instant::now() + self.limit);
+        let pause = sent.as_ref().err().map_or(Duration::ZERO, Failure::after);
+        if pause > Duration::ZERO {
+            *self.left_alone() = Instant::now().checked_add(pause.min(MAX_LEFT_ALONE));
+        }
+        sent
+    }
+
+    fn attempts(&self, body: &Bytes, until: Instant) -> Result<Rejected, Failure> {
         let mut wait = FIRST_RETRY;
         for _ in 0..RETRIES {
             let failure = match self.attempt(body, until) {
@@ -158,7 +166,6 @@ impl Collector {
             };
             let pause = failure.after().max(wait);
             if pause >= until.saturating_duration_since(Instant::now()) {
-                self.leave_alone(failure.after());
                 return Err(failure);
             }
             #[expect(clippy::disallowed_methods, reason = "the thread is the queue's own")]
@@ -168,11 +175,7 @@ impl Collector {
         self.attempt(body, until)
     }
 
-    /// It asked to be sent nothing for longer than an export may take.
-    fn leave_alone(&self, after: Duration) {
-        *self.left_alone() = Instant::now().checked_add(after.min(MAX_LEFT_ALONE));
-    }
-
+    /// Until when it asked to be sent nothing.
     fn left_alone(&self) -> MutexGuard<'_, Option<Instant>> {
         self.left_alone_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
