@@ -18,9 +18,9 @@ use super::{
     Counters,
     otlp::{self, Origin, Rejected},
 };
-use crate::telemetry::Chain;
+use crate::{backoff::Backoff, telemetry::Chain};
 
-/// Attempts of an export behind the first, and the wait before the first of them; the next waits twice as long.
+/// Attempts of an export behind the first, and the longest wait before the first of them.
 const RETRIES: u32 = 2;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 
@@ -158,19 +158,18 @@ impl Collector {
     }
 
     fn attempts(&self, body: &Bytes, until: Instant) -> Result<Rejected, Failure> {
-        let mut wait = FIRST_RETRY;
+        let mut backoff = Backoff::new(FIRST_RETRY, self.limit);
         for _ in 0..RETRIES {
             let failure = match self.attempt(body, until) {
                 Err(failure) if failure.may_pass() => failure,
                 ended => return ended,
             };
-            let pause = failure.after().max(wait);
+            let pause = failure.after().max(backoff.next_wait());
             if pause >= until.saturating_duration_since(Instant::now()) {
                 return Err(failure);
             }
             #[expect(clippy::disallowed_methods, reason = "the thread is the queue's own")]
             thread::sleep(pause);
-            wait *= 2;
         }
         self.attempt(body, until)
     }

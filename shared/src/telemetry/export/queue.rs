@@ -217,6 +217,21 @@ mod tests {
     }
 
     #[test]
+    fn a_full_queue_is_told_though_all_that_is_sent_arrives() {
+        let answering = Answering::with(&[TAKEN]);
+        let queue = queue(&answering.endpoint, QueueLimits { spans: 1, batch: 1, delay: Duration::from_millis(1) });
+        queue.shared.counters.waiting.store(1, Relaxed);
+        queue.add(vec![]);
+        let given_up = Instant::now() + MINUTE;
+        while queue.shared.counters.told.lock().unwrap().lost == 0 {
+            assert!(Instant::now() < given_up, "{:?}", queue.counts());
+            thread::yield_now();
+        }
+        queue.close(MINUTE);
+        assert_eq!(queue.counts(), TraceCounts { dropped: 1, ..TraceCounts::default() });
+    }
+
+    #[test]
     fn what_ended_waits_no_longer_than_it_was_told() {
         let answering = Answering::with(&[TAKEN]);
         let queue = queue(&answering.endpoint, QueueLimits { spans: 100, batch: 100, delay: Duration::from_millis(1) });
