@@ -54,21 +54,34 @@ impl Redaction {
         Self::new(DEFAULT_REDACT_NAMES.split(',')).expect("the default patterns are patterns")
     }
 
+    /// How this name's values are shown. Ask once for all of them: it costs as much as a line.
+    #[must_use]
+    pub fn of(&self, name: &str) -> Shown {
+        Shown { secret: self.names.is_match(name) }
+    }
+}
+
+/// How one name's values are shown.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown {
+    secret: bool,
+}
+
+impl Shown {
     /// The value as the request's line shows it: its JSON, so strings are quoted.
     #[must_use]
-    pub fn quoted<'a>(&self, name: &str, value: impl Into<Json<'a>>) -> LoggedValue<'a> {
-        self.shown(name, || LoggedValue::Cut(value.into().json().into()))
+    pub fn quoted<'a>(self, value: impl Into<Json<'a>>) -> LoggedValue<'a> {
+        if self.secret { LoggedValue::Redacted } else { LoggedValue::Cut(value.into().json().into()) }
     }
 
     /// The value as the worker's line shows it: strings without quotes, and `nil` when there is none.
     #[must_use]
-    pub fn bare<'a>(&self, name: &str, value: Option<&'a ConfigJson>) -> LoggedValue<'a> {
-        let Some(value) = value else { return LoggedValue::Nil };
-        self.shown(name, || LoggedValue::Cut(value.as_text().unwrap_or(value.json().into())))
-    }
-
-    fn shown<'a>(&self, name: &str, value: impl FnOnce() -> LoggedValue<'a>) -> LoggedValue<'a> {
-        if self.names.is_match(name) { LoggedValue::Redacted } else { value() }
+    pub fn bare(self, value: Option<&ConfigJson>) -> LoggedValue<'_> {
+        match value {
+            None => LoggedValue::Nil,
+            Some(_) if self.secret => LoggedValue::Redacted,
+            Some(value) => LoggedValue::Cut(value.as_text().unwrap_or(value.json().into())),
+        }
     }
 }
 
@@ -113,23 +126,23 @@ mod tests {
     fn values_of_secret_names_never_show() {
         let redaction = Redaction::new(DEFAULT_REDACT_NAMES.split(',')).unwrap();
         for name in ["db.password", "API_KEY", "a/b/secret/c", "MyToken"] {
-            assert_eq!(redaction.quoted(name, &value("\"x\"")).to_string(), "[redacted]");
-            assert_eq!(redaction.bare(name, Some(&value("\"x\""))).to_string(), "[redacted]");
+            assert_eq!(redaction.of(name).quoted(&value("\"x\"")).to_string(), "[redacted]");
+            assert_eq!(redaction.of(name).bare(Some(&value("\"x\""))).to_string(), "[redacted]");
         }
-        assert_eq!(redaction.quoted("db.host", &value("\"x\"")).to_string(), "\"x\"");
-        assert_eq!(redaction.bare("db.host", Some(&value("\"x\""))).to_string(), "x");
-        assert_eq!(redaction.bare("db.host", None).to_string(), "nil");
+        assert_eq!(redaction.of("db.host").quoted(&value("\"x\"")).to_string(), "\"x\"");
+        assert_eq!(redaction.of("db.host").bare(Some(&value("\"x\""))).to_string(), "x");
+        assert_eq!(redaction.of("db.host").bare(None).to_string(), "nil");
     }
 
     #[test]
     fn a_value_cannot_forge_a_log_line_or_flood_the_log() {
         let redaction = Redaction::new([]).unwrap();
         assert_eq!(
-            redaction.bare("a", Some(&value(r#""x\n[info] forged\u001b[2J""#))).to_string(),
+            redaction.of("a").bare(Some(&value(r#""x\n[info] forged\u001b[2J""#))).to_string(),
             "x\\n[info] forged\\u{1b}[2J"
         );
         let long = value(&format!("\"{}\"", "é".repeat(2000)));
-        let shown = redaction.bare("a", Some(&long)).to_string();
+        let shown = redaction.of("a").bare(Some(&long)).to_string();
         assert_eq!(shown, format!("{}… [4000 bytes]", "é".repeat(512)));
     }
 

@@ -1,18 +1,21 @@
 //! Turns: commands on one name queue inside the process, so that a hot name makes progress without conflicts.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::{Arc, Mutex, PoisonError},
 };
 
+use ahash::RandomState;
 use shared::name::ConfigName;
 use tokio::sync::OwnedMutexGuard;
 
 type Queue = Arc<tokio::sync::Mutex<()>>;
 
+type Queues = HashMap<ConfigName, Queue, RandomState>;
+
 /// A queue for each name that somebody waits on; as many as there are commands under way. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Turns(Arc<Mutex<HashMap<ConfigName, Queue>>>);
+pub(super) struct Turns(Arc<Mutex<Queues>>);
 
 /// It is the holder's turn, until this is dropped.
 #[derive(Debug)]
@@ -44,7 +47,7 @@ impl Turns {
         turns
     }
 
-    fn queues(&self) -> std::sync::MutexGuard<'_, HashMap<ConfigName, Queue>> {
+    fn queues(&self) -> std::sync::MutexGuard<'_, Queues> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -54,8 +57,10 @@ impl Drop for Turn {
         self.guard = None;
         let mut queues = self.turns.queues();
         // Nobody can join the queue while the map is locked: the last one out removes it.
-        if queues.get(&self.name).is_some_and(|queue| Arc::strong_count(queue) == 1) {
-            queues.remove(&self.name);
+        if let Entry::Occupied(queue) = queues.entry(self.name.clone())
+            && Arc::strong_count(queue.get()) == 1
+        {
+            queue.remove();
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use ahash::RandomState;
 use axum::{
     Json,
     extract::{self, State},
@@ -163,7 +164,7 @@ fn accept(sent: Operations, max_value_bytes: usize) -> Result<Vec<Operation>, Pr
         let detail = format!("The batch has {} operations; the limit is {MAX_OPERATIONS} operations.", sent.count);
         return Err(Problem::too_large(detail));
     }
-    let mut seen: HashMap<ConfigName, usize> = HashMap::new();
+    let mut seen: HashMap<ConfigName, usize, RandomState> = HashMap::default();
     let (mut operations, mut bytes) = (Vec::with_capacity(sent.count), 0);
     for (index, raw) in sent.read.into_iter().enumerate() {
         let operation = operation(index, &raw, max_value_bytes)?;

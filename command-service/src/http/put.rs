@@ -56,15 +56,16 @@ pub(super) async fn put(
     drop(body);
     let value = ConfigJson::accept(value, state.max_value_bytes).map_err(error::invalid_value)?;
     let metadata = write::metadata(&headers, &request_id, reason)?;
-    tracing::info!("PUT /config/{name} - Setting value: {}", state.redaction.quoted(&name, &value));
+    let shown = state.redaction.of(&name);
+    tracing::info!("PUT /config/{name} - Setting value: {}", shown.quoted(&value));
 
-    let (shown_name, shown, redaction) = (name.clone(), value.clone(), state.redaction.clone());
+    let (told_name, told_value) = (name.clone(), value.clone());
     let told = move |result: &Result<_, _>| match result {
         Ok(done) => {
-            let (shown, again) = (redaction.quoted(&shown_name, &shown), write::again(done));
-            tracing::info!("PUT /config/{shown_name} - Successfully stored value: {shown}{again}");
+            let (value, again) = (shown.quoted(&told_value), write::again(done));
+            tracing::info!("PUT /config/{told_name} - Successfully stored value: {value}{again}");
         }
-        Err(error) => error::tell(error, "PUT", &format!("/config/{shown_name}"), "store value"),
+        Err(error) => error::tell(error, "PUT", &format!("/config/{told_name}"), "store value"),
     };
     let command = ConfigValueCommand { change: Change::Set(value), precondition };
     let work = Work::One(Operation { name: name.clone(), command });

@@ -3,6 +3,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use ahash::RandomState;
 use shared::{
     backoff::Backoff,
     handover::Giver,
@@ -306,8 +307,8 @@ impl Committer {
 /// not be looked at by a later unit; and each key be used once.
 #[derive(Default)]
 struct Taken {
-    names: HashSet<ConfigName>,
-    keys: HashSet<[u8; 32]>,
+    names: HashSet<ConfigName, RandomState>,
+    keys: HashSet<[u8; 32], RandomState>,
 }
 
 impl Taken {

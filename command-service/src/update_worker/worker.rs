@@ -207,10 +207,11 @@ impl UpdateWorker {
 
 fn log(redaction: &Redaction, update: &Update, number: u64) {
     let Update { name, old_value, new_value, recorded_at } = update;
-    let old_value = redaction.bare(name, old_value.as_ref());
+    let shown = redaction.of(name);
+    let old_value = shown.bare(old_value.as_ref());
     match new_value {
         Some(new_value) => {
-            let new_value = redaction.bare(name, Some(new_value));
+            let new_value = shown.bare(Some(new_value));
             tracing::info!(
                 "Config updated at {recorded_at}: name={name}, old_value={old_value}, new_value={new_value} [msg #{number}]"
             );

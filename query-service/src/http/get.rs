@@ -42,7 +42,7 @@ pub(super) async fn handle(State(reads): State<Arc<Reads>>, request: Request) ->
     }
     let answer = match view.snapshot.get(&name) {
         Some(entry) => {
-            tracing::debug!("GET /config/{name} - Value: {}", reads.redaction.quoted(&name, entry.value()));
+            tracing::debug!("GET /config/{name} - Value: {}", reads.redaction.of(&name).quoted(entry.value()));
             Ok(value::tell(&told(&name, entry), headers, known.as_ref(), REVALIDATE))
         }
         None => {

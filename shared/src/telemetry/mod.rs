@@ -128,8 +128,7 @@ pub(crate) struct OneLine<W>(pub(crate) W);
 
 impl<W: Write> Write for OneLine<W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        // In most text there is nothing to look for: control characters are below blank, DEL, or begin with 0xC2.
-        if text.bytes().all(|byte| byte >= b' ' && byte != 0x7F && byte != 0xC2) {
+        if !perhaps_controls(text) {
             return self.0.write_str(text);
         }
         let mut rest = text;
@@ -140,6 +139,13 @@ impl<W: Write> Write for OneLine<W> {
         }
         self.0.write_str(rest)
     }
+}
+
+/// In most text there is nothing to look for: control characters are below blank, DEL, or begin with 0xC2. All bytes are looked at,
+/// without a way out at the first, so that the compiler takes sixteen at a time.
+fn perhaps_controls(text: &str) -> bool {
+    text.bytes().fold(0, |found, byte| found | u8::from(byte < b' ') | u8::from(byte == 0x7F) | u8::from(byte == 0xC2))
+        != 0
 }
 
 /// Displays an error and its causes: `cannot append: connection reset by peer`. Some libraries repeat the cause in the
@@ -202,6 +208,23 @@ mod tests {
         type Writer = Self;
         fn make_writer(&'a self) -> Self {
             self.clone()
+        }
+    }
+
+    #[test]
+    fn controls_are_escaped_and_nothing_else() {
+        let on_one_line = |text: &str| {
+            let mut line = String::new();
+            OneLine(&mut line).write_str(text).unwrap();
+            line
+        };
+        for text in ["", "a name of more than sixteen bytes", "größe", "1\u{a0}°", "名前 🦀"] {
+            assert_eq!(on_one_line(text), text);
+        }
+        for (control, escaped) in [("\n", "\\n"), ("\u{1b}", "\\u{1b}"), ("\u{7f}", "\\u{7f}"), ("\u{85}", "\\u{85}")] {
+            for before in ["", "a name of more than sixteen bytes", "é"] {
+                assert_eq!(on_one_line(&format!("{before}{control}é")), format!("{before}{escaped}é"));
+            }
         }
     }
 
