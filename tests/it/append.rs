@@ -158,7 +158,8 @@ async fn an_idempotency_key_is_stored_with_its_unit_and_answers_its_second_use()
     let mut connection = Database::new().await.connect().await;
     let first = Group::default().unit(new_id()).event("a", 0).key(1, 10, r#"{"status":200}"#);
     assert_eq!(first.append(&mut connection).await.unwrap()[0].place(), ("appended", Some(1), Some(1)));
-    let lives = "select expires_at - recorded_at = '24 hours' from idempotency_keys, events";
+    let lives =
+        "select expires_at - recorded_at between '24 hours' and '24 hours 10 seconds' from idempotency_keys, events";
     assert!(sqlx::query_scalar::<_, bool>(lives).fetch_one(&mut connection).await.unwrap());
 
     let other = Group::default().unit(new_id()).event("b", 0).key(1, 11, "{}").unit(new_id()).event("c", 0);
@@ -171,6 +172,37 @@ async fn an_idempotency_key_is_stored_with_its_unit_and_answers_its_second_use()
     // The same command once more gets its receipt, as it would without a key.
     assert_eq!(first.append(&mut connection).await.unwrap()[0].place(), ("repeated", Some(1), Some(1)));
     assert_eq!(names(&mut connection).await, ["a", "c"]);
+
+    let several = Group::default().unit(new_id()).event("d", 0).event("e", 0).event("f", 0).key(2, 10, "{}");
+    several.append(&mut connection).await.unwrap();
+    assert_eq!(several.append(&mut connection).await.unwrap()[0].place(), ("repeated", Some(3), Some(5)));
+}
+
+/// Only by a fault of its writer. What is repeated has the names that it had.
+#[tokio::test]
+async fn a_command_is_not_written_twice_under_other_names() {
+    let mut connection = Database::new().await.connect().await;
+    let command_id = new_id();
+    Group::default().unit(command_id).event("a", 0).event("b", 0).append(&mut connection).await.unwrap();
+    for group in [Group::default(), Group::default().anchored(2, command_id)] {
+        let group = group.unit(command_id).event("c", 0).event("d", 0);
+        assert_eq!(sqlstate(group.append(&mut connection).await), "23505");
+    }
+    assert_eq!(names(&mut connection).await, ["a", "b"]);
+}
+
+#[tokio::test]
+async fn who_says_nothing_of_look_ups_is_judged_all_the_same() {
+    let mut connection = Database::new().await.connect().await;
+    Group::default().unit(new_id()).event("a", 0).key(1, 10, "{}").append(&mut connection).await.unwrap();
+    let group = Group::default().unit(new_id()).event("b", 0).key(1, 11, "{}").unit(new_id()).event("c", 0);
+    let outcomes = group.silent_of_look_ups().append(&mut connection).await.unwrap();
+    assert_eq!(outcomes[0].outcome, "answered");
+    assert_eq!(outcomes[1].place(), ("appended", Some(2), Some(2)), "no hole is left for who was answered");
+    let group = Group::default().unit(new_id()).event("d", 0).check("c", 7).silent_of_look_ups();
+    assert_eq!(group.append(&mut connection).await.unwrap()[0].outcome, "conflict");
+    let lost = Group::default().unit(new_id()).event_behind("c", 1, new_id()).silent_of_look_ups();
+    assert_eq!(lost.append(&mut connection).await.unwrap()[0].outcome, "conflict");
 }
 
 #[tokio::test]
@@ -232,6 +264,15 @@ async fn a_group_that_is_not_in_the_order_of_its_units_is_refused() {
         let mut events = good.clone();
         events.event_units = units.to_vec();
         assert_eq!(sqlstate(events.append(&mut connection).await), "22023", "events of {units:?}");
+    }
+    for parts in [[0, 1], [1, 0], [-1, 0]] {
+        let parts = good.clone().with_parts(&parts);
+        assert_eq!(sqlstate(parts.append(&mut connection).await), "22023", "{parts:?}");
+    }
+    let one_unit = Group::default().unit(new_id()).event("a", 0).event("b", 0);
+    for parts in [[0, 0], [0, 2], [1, 2]] {
+        let parts = one_unit.clone().with_parts(&parts);
+        assert_eq!(sqlstate(parts.append(&mut connection).await), "22023", "{parts:?}");
     }
     for units in [[1, 3], [0, 1]] {
         let mut checks = good.clone();

@@ -1,5 +1,7 @@
 //! The schema: migrated by anybody at any time, checked at start, append-only, and with grants that say who may do what.
 
+use std::{fs, path::Path};
+
 use end_to_end::{CommandService, Database, QueryService, cluster, wait::PATIENCE};
 use shared::{
     database::Access,
@@ -124,6 +126,36 @@ async fn nobody_changes_or_removes_an_event_not_even_the_owner() {
     assert_eq!(log(&mut owner).await, before);
 }
 
+/// What was written before commands were known by their first events, and with the key in another order.
+#[tokio::test]
+async fn a_log_that_was_filled_by_an_older_release_is_gone_on_with() {
+    let database = Database::empty().await;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations");
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+    files.retain(|file| file.file_name().is_some_and(|name| name.to_str().unwrap().starts_with("00")));
+    files.sort();
+    let (older, newer) = files.split_at(10);
+    for file in older {
+        database.execute(&fs::read_to_string(file).unwrap()).await;
+    }
+    let command_id = new_id();
+    let batch = format!(
+        "insert into events select 'ConfigValue', name, 1, 'ConfigValueSet', '1.0', '{{\"value\":1}}', '{{}}', part + 1,
+                now(), '{command_id}', part from unnest(array['a', 'b', 'c']) with ordinality as e (name, n), lateral (select n - 1 as part) p"
+    );
+    database.execute(&batch).await;
+    for file in newer {
+        database.execute(&fs::read_to_string(file).unwrap()).await;
+    }
+    let mut connection = database.connect().await;
+    let again = Group::default().unit(command_id).event("a", 0).event("b", 0).event("c", 0);
+    assert_eq!(again.append(&mut connection).await.unwrap()[0].place(), ("repeated", Some(1), Some(3)));
+    let group = Group::default().unit(new_id()).event("b", 1).unit(new_id()).event("c", 0);
+    let outcomes = group.append(&mut connection).await.unwrap();
+    assert_eq!(outcomes[0].place(), ("appended", Some(4), Some(4)));
+    assert_eq!((outcomes[1].outcome.as_str(), outcomes[1].conflict_sequence), ("conflict", Some(1)));
+}
+
 #[tokio::test]
 async fn a_writer_may_append_and_never_rewrite() {
     let database = Database::new().await;
@@ -146,6 +178,7 @@ async fn a_writer_may_append_and_never_rewrite() {
         "update event_log_lock set only_row = true",
         "delete from event_log_lock",
         "truncate event_log_lock",
+        "select take_event_log_lock()",
         "delete from _sqlx_migrations",
     ] {
         assert_eq!(sqlstate(writer.execute(around_the_order).await), "42501", "{around_the_order}");
@@ -178,6 +211,8 @@ async fn a_reader_may_read_the_log_and_do_nothing_else() {
         "delete from events",
         "truncate events",
         "select from event_log_lock for update",
+        "select lock_event_log()",
+        "select take_event_log_lock()",
         "select from idempotency_keys",
     ] {
         assert_eq!(sqlstate(reader.execute(refused).await), "42501", "{refused}");

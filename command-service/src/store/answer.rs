@@ -90,7 +90,8 @@ impl Answer {
     }
 }
 
-const PLACES: &str = "select position, recorded_at from events where command_id = $1 order by part";
+/// A command's first event; its others follow it, at the same moment.
+const FIRST: &str = "select position, recorded_at from events where command_id = $1 and part = 0";
 
 /// The receipts of a command that is in the log. Without the values before: nobody is told of the change again.
 ///
@@ -102,9 +103,10 @@ pub(super) async fn receipts(
     operations: &[Operation],
 ) -> Result<Vec<Receipt>, StoreError> {
     let mut log = past::on_a_primary(log).await.map_err(StoreError::load)?;
-    let places: Vec<(i64, DateTime<Utc>)> =
-        sqlx::query_as(PLACES).bind(command_id).fetch_all(&mut *log).await.map_err(StoreError::load)?;
-    let mut places = places.into_iter();
+    let first: Option<(i64, DateTime<Utc>)> =
+        sqlx::query_as(FIRST).bind(command_id).fetch_optional(&mut *log).await.map_err(StoreError::load)?;
+    let mut places =
+        first.into_iter().flat_map(|(first, recorded_at)| (first..).map(move |place| (place, recorded_at)));
     let mut receipt = |operation: &Operation| {
         let Operation { version, exists, .. } = *operation;
         let Some((token, moment)) = &operation.unchanged_since else {

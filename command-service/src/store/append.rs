@@ -213,7 +213,7 @@ struct Run {
 const APPEND: &str = "
 select first_unit, last_unit, outcome, first_position, recorded_at, key_request_hash, key_answer, head_command_id, anchor_holds,
        pg_backend_pid() as server_process
-  from append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)";
+  from append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)";
 
 /// Appends the units and tells what became of each, in their order. No two may touch the same name.
 ///
@@ -231,6 +231,8 @@ pub(super) async fn append(
     let of_checks = || {
         units.iter().enumerate().flat_map(|(unit, Unit { checks, .. })| checks.iter().map(move |check| (unit, check)))
     };
+    let part = |part: usize| i16::try_from(part).expect("a batch is far smaller than 2^15 operations");
+    let parts = units.iter().flat_map(|unit| (0..unit.events.len()).map(part));
     let version = |version: u64| i64::try_from(version).expect("versions are bigints in the log");
     // Without any key the arrays are empty, and the server looks for none.
     let keyed = units.iter().any(|unit| unit.keyed.is_some());
@@ -240,6 +242,7 @@ pub(super) async fn append(
     let lifetime = i64::try_from(key_lifetime.as_micros()).expect("a key lives for days");
     let runs = sqlx::query_as::<_, Run>(APPEND)
         .bind(AGGREGATE_TYPE)
+        .bind(EVENT_VERSION)
         .bind(units.iter().map(|unit| unit.command_id).collect::<Vec<_>>())
         .bind(units.iter().map(|unit| JsonText(&unit.metadata)).collect::<Vec<_>>())
         .bind(keys().map(|keyed| keyed.map(|keyed| keyed.key.hash)).collect::<Vec<_>>())
@@ -247,11 +250,11 @@ pub(super) async fn append(
         .bind(keys().map(|keyed| keyed.map(|keyed| keyed.answer.as_str())).collect::<Vec<_>>())
         .bind(PgInterval { months: 0, days: 0, microseconds: lifetime })
         .bind(of_events().map(|(unit, _)| index(unit)).collect::<Vec<_>>())
+        .bind(parts.collect::<Vec<_>>())
         .bind(of_events().map(|(_, event)| event.name.as_str()).collect::<Vec<_>>())
         .bind(of_events().map(|(_, event)| version(event.expected_version)).collect::<Vec<_>>())
         .bind(of_events().map(|(_, event)| event.seen).collect::<Vec<_>>())
         .bind(of_events().map(|(_, event)| event.event_type).collect::<Vec<_>>())
-        .bind(of_events().map(|_| EVENT_VERSION).collect::<Vec<_>>())
         .bind(of_events().map(|(_, event)| JsonText(&event.payload)).collect::<Vec<_>>())
         .bind(of_checks().map(|(unit, _)| index(unit)).collect::<Vec<_>>())
         .bind(of_checks().map(|(_, check)| check.name.as_str()).collect::<Vec<_>>())

@@ -2,7 +2,7 @@
 //!
 //! Names are searched in one of two ways (`migrations/0007_past_states.sql`): among the events of the range when it is short,
 //! else by a skip scan over all names. Either way a page costs look-ups for each name that is looked at, and nothing for the
-//! length of the log.
+//! length of the log, as long as it holds configurations only: streams of other aggregates are walked between them.
 
 use std::time::Duration;
 

@@ -29,6 +29,8 @@ pub(crate) struct Group {
     key_lifetime: Option<&'static str>,
     anchor: Option<(i64, Uuid)>,
     looked_up_events: Vec<i32>,
+    wrong_parts: Option<Vec<i16>>,
+    silent_of_look_ups: bool,
 }
 
 /// One row of the answer: a run of units with the same outcome.
@@ -77,10 +79,9 @@ pub(crate) struct StoredEvent {
 const APPEND: &str = r#"
 select first_unit, last_unit, outcome, first_position, recorded_at, conflict_name, conflict_sequence, key_request_hash,
        key_answer, head_command_id, anchor_holds
-  from append_events('ConfigValue', $1, array_fill('{}'::json, array[cardinality($1)]), $2, $3, $4,
-                     coalesce($5, '24 hours')::interval, $6, $7, $8, $12,
+  from append_events('ConfigValue', '1.0', $1, array_fill('{}'::json, array[cardinality($1)]), $2, $3, $4,
+                     coalesce($5, '24 hours')::interval, $6, $17, $7, $8, $12,
                      array_fill('ConfigValueSet'::text, array[cardinality($6)]),
-                     array_fill('1.0'::text, array[cardinality($6)]),
                      array_fill('{"value":1}'::json, array[cardinality($6)]), $9, $10, $11, $13, $14, $15, $16)"#;
 
 /// The statement of `postgres-es` 0.5.0, whose values are bound there.
@@ -154,10 +155,31 @@ impl Group {
         self
     }
 
+    /// The events' places in their units are not what they should be.
+    pub(crate) fn with_parts(mut self, parts: &[i16]) -> Self {
+        self.wrong_parts = Some(parts.to_vec());
+        self
+    }
+
+    /// Nothing is said of which names are looked up, not even that there are none.
+    pub(crate) fn silent_of_look_ups(mut self) -> Self {
+        self.silent_of_look_ups = true;
+        self
+    }
+
     /// How long its keys are kept, as an interval; 24 hours if nothing is said.
     pub(crate) fn keys_live(mut self, interval: &'static str) -> Self {
         self.key_lifetime = Some(interval);
         self
+    }
+
+    /// The events' places in their units.
+    fn event_parts(&self) -> Vec<i16> {
+        let mut parts = Vec::with_capacity(self.event_units.len());
+        for of_unit in self.event_units.chunk_by(|a, b| a == b) {
+            parts.extend((0..).take(of_unit.len()));
+        }
+        parts
     }
 
     /// Calls `append_events`.
@@ -178,7 +200,8 @@ impl Group {
             .bind(&self.check_seen)
             .bind(self.anchor.map(|(position, _)| position))
             .bind(self.anchor.map(|(_, command_id)| command_id))
-            .bind(&self.looked_up_events)
+            .bind((!self.silent_of_look_ups).then_some(&self.looked_up_events))
+            .bind(self.wrong_parts.clone().unwrap_or_else(|| self.event_parts()))
             .fetch_all(database)
             .await?;
         let mut outcomes: Vec<_> = runs.into_iter().flat_map(|run| self.units_of(run)).collect();

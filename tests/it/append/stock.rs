@@ -8,7 +8,7 @@ use serde_json::{json, value::RawValue};
 use shared::{event::ConfigValueEvent, value::ConfigJson};
 use sqlx::{Executor, PgPool};
 
-use super::group::{Group, insert_stock, log, names, new_id};
+use super::group::{Group, insert_stock, log, names, new_id, sqlstate};
 
 type StockStore = PersistedEventStore<PostgresEventRepository, ConfigValue>;
 
@@ -56,6 +56,13 @@ async fn a_stock_insert_that_does_nothing_leaves_no_hole() {
     assert_eq!(connection.execute(again).await.unwrap().rows_affected(), 0);
     insert_stock(&mut connection, "a", 2).await.unwrap();
     assert_eq!(log(&mut connection).await.iter().map(|event| event.position).collect::<Vec<_>>(), [1, 2]);
+}
+
+#[tokio::test]
+async fn a_negative_sequence_is_refused() {
+    let mut connection = Database::new().await.connect().await;
+    assert_eq!(sqlstate(insert_stock(&mut connection, "a", -1).await), "23514");
+    insert_stock(&mut connection, "a", 0).await.unwrap();
 }
 
 #[tokio::test]

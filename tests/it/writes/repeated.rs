@@ -18,8 +18,8 @@ async fn every_write(client: &Client) -> Vec<(Write, u16, usize)> {
     }
     client.delete("gone").await;
     let done = json!([
-        {"op": "set", "name": "b-new", "value": 1}, {"op": "delete", "name": "b-there"},
-        {"op": "check", "name": "b-never", "if_version": 0}
+        {"op": "set", "name": "b-new", "value": 1}, {"op": "check", "name": "b-never", "if_version": 0},
+        {"op": "delete", "name": "b-there"}
     ]);
     let nothing = json!([
         {"op": "set", "name": "b-same", "value": 1}, {"op": "delete", "name": "b-never", "missing_ok": true}
