@@ -179,6 +179,8 @@ declare
     found        record;
     written      bigint;
     behind       int;
+    -- when the lock was taken: where the log is ahead of the clock, now
+    clock        timestamptz;
     next_event   int;
     -- per event: where it stands behind the head. Null as long as all are written
     places       int[];
@@ -198,6 +200,7 @@ begin
         if anchor_position < head.last_position then
             anchor_holds := exists (select from events v where v.position = anchor_position and v.command_id = anchor_command_id);
         end if;
+        clock := least(head.next_recorded_at, clock_timestamp());
         run.head_command_id := head.last_command_id; run.anchor_holds := anchor_holds;
         look_up := coalesce(looked_up_events, '{}');
 
@@ -217,7 +220,7 @@ begin
             select u.unit, k.request_hash, k.answer
               from unnest(unit_key_hashes) with ordinality as u (key_hash, unit)
              cross join lateral (select i.request_hash, i.answer::text as answer from idempotency_keys i
-                                  where i.key_hash = u.key_hash and i.expires_at > clock_timestamp() offset 0) k
+                                  where i.key_hash = u.key_hash and i.expires_at > clock offset 0) k
         loop
             left_out[found.unit] := true;
             run.first_unit := found.unit; run.last_unit := found.unit;
@@ -338,7 +341,7 @@ begin
     if cardinality(unit_key_hashes) > 0 then
         -- On conflict: the key was there and has expired.
         insert into idempotency_keys (key_hash, request_hash, answer, expires_at)
-        select unit_key_hashes[u], unit_request_hashes[u], unit_answers[u]::json, clock_timestamp() + key_lifetime
+        select unit_key_hashes[u], unit_request_hashes[u], unit_answers[u]::json, clock + key_lifetime
           from generate_series(1, cardinality(unit_command_ids)) u
          where unit_key_hashes[u] is not null and left_out[u] is null
             on conflict on constraint idempotency_keys_pkey do update
