@@ -20,6 +20,8 @@ use sqlx::{
 };
 use uuid::Uuid;
 
+use super::ready::{Array, Column, Ready, put};
+
 /// One command's events: all are written, or none.
 #[derive(Clone, Debug)]
 pub struct Unit {
@@ -220,10 +222,11 @@ select first_unit, last_unit, outcome, first_position, recorded_at, key_request_
 /// All rows are awaited up to the server's last word: a row arrives before the commit, and would prove nothing.
 pub(super) async fn append(
     connection: &mut PgConnection,
-    units: &[&Unit],
+    group: &[&Ready],
     key_lifetime: Duration,
     anchored: Anchored,
 ) -> Result<Group, sqlx::Error> {
+    let units: &[_] = &group.iter().map(|ready| &ready.unit).collect::<Vec<_>>();
     let index = |index: usize| i32::try_from(index + 1).expect("a group is far smaller than 2^31 units");
     let of_events = || {
         units.iter().enumerate().flat_map(|(unit, Unit { events, .. })| events.iter().map(move |event| (unit, event)))
@@ -231,8 +234,22 @@ pub(super) async fn append(
     let of_checks = || {
         units.iter().enumerate().flat_map(|(unit, Unit { checks, .. })| checks.iter().map(move |check| (unit, check)))
     };
-    let part = |part: usize| i16::try_from(part).expect("a batch is far smaller than 2^15 operations");
-    let parts = units.iter().flat_map(|unit| (0..unit.events.len()).map(part));
+    let events = of_events().count();
+    let column = |column: Column| {
+        move |bytes: &mut Vec<u8>| {
+            group.iter().for_each(|ready| bytes.extend_from_slice(ready.columns.elements(column)));
+        }
+    };
+    let units_of_events = |bytes: &mut Vec<u8>| {
+        of_events().for_each(|(unit, _)| put(bytes, Some(&index(unit).to_be_bytes())));
+    };
+    let part = |part: usize| i16::try_from(part).expect("a batch is far smaller than 2^15 operations").to_be_bytes();
+    let parts = |bytes: &mut Vec<u8>| {
+        units.iter().flat_map(|unit| 0..unit.events.len()).for_each(|place| put(bytes, Some(&part(place))));
+    };
+    let payloads = |bytes: &mut Vec<u8>| {
+        of_events().for_each(|(_, event)| put(bytes, Some(event.payload.as_bytes())));
+    };
     let version = |version: u64| i64::try_from(version).expect("versions are bigints in the log");
     // Without any key the arrays are empty, and the server looks for none.
     let keyed = units.iter().any(|unit| unit.keyed.is_some());
@@ -249,13 +266,13 @@ pub(super) async fn append(
         .bind(keys().map(|keyed| keyed.map(|keyed| keyed.key.request)).collect::<Vec<_>>())
         .bind(keys().map(|keyed| keyed.map(|keyed| keyed.answer.as_str())).collect::<Vec<_>>())
         .bind(PgInterval { months: 0, days: 0, microseconds: lifetime })
-        .bind(of_events().map(|(unit, _)| index(unit)).collect::<Vec<_>>())
-        .bind(parts.collect::<Vec<_>>())
-        .bind(of_events().map(|(_, event)| event.name.as_str()).collect::<Vec<_>>())
-        .bind(of_events().map(|(_, event)| version(event.expected_version)).collect::<Vec<_>>())
-        .bind(of_events().map(|(_, event)| event.seen).collect::<Vec<_>>())
-        .bind(of_events().map(|(_, event)| event.event_type).collect::<Vec<_>>())
-        .bind(of_events().map(|(_, event)| JsonText(&event.payload)).collect::<Vec<_>>())
+        .bind(Array::<i32, _>::new(events, units_of_events))
+        .bind(Array::<i16, _>::new(events, parts))
+        .bind(Array::<String, _>::new(events, column(Column::Names)))
+        .bind(Array::<i64, _>::new(events, column(Column::Expected)))
+        .bind(Array::<Uuid, _>::new(events, column(Column::Seen)))
+        .bind(Array::<String, _>::new(events, column(Column::Types)))
+        .bind(Array::<JsonText<'_>, _>::new(events, payloads))
         .bind(of_checks().map(|(unit, _)| index(unit)).collect::<Vec<_>>())
         .bind(of_checks().map(|(_, check)| check.name.as_str()).collect::<Vec<_>>())
         .bind(of_checks().map(|(_, check)| version(check.version)).collect::<Vec<_>>())

@@ -7,7 +7,6 @@ use ahash::RandomState;
 use shared::{
     backoff::Backoff,
     handover::Giver,
-    name::ConfigName,
     telemetry::{
         Chain,
         spans::{self, TraceSpan},
@@ -18,12 +17,13 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    append::{Anchored, Appended, Group, Outcome, Unit, append},
+    append::{Anchored, Appended, Group, Outcome, append},
     connection::Connections,
     failure::{Failure, Kind},
     handing::Handing,
     outage::Outage,
     queue::{AppendError, Handle, UnderWay, Waiting},
+    ready::{NameHash, Ready},
     trace::UnitTrace,
 };
 use crate::metrics::{AppendMetrics, UnitOutcome};
@@ -69,6 +69,8 @@ pub struct Committer {
     under_way: UnderWay,
     anchored: Anchored,
     hands_to: Option<Giver>,
+    /// By the group that is gathered.
+    taken: Taken,
     /// Taken from the queue, but touches a name of the group before it.
     held_back: Option<Waiting>,
 }
@@ -90,7 +92,8 @@ impl Committer {
     ) -> (Self, Handle) {
         let (handle, queue) = Handle::new(options.queue_units, options.queue_bytes, metrics.clone());
         let connections = Connections::new(database, options.attempt_limit, metrics.connection.clone());
-        let (outage, anchored, held_back) = (Outage::default(), Anchored::default(), None);
+        let (outage, anchored) = (Outage::default(), Anchored::default());
+        let (taken, held_back) = (Taken::default(), None);
         let committer = Self {
             queue,
             options,
@@ -100,6 +103,7 @@ impl Committer {
             under_way: handle.under_way(),
             anchored,
             hands_to,
+            taken,
             held_back,
         };
         (committer, handle)
@@ -134,18 +138,19 @@ impl Committer {
 
     /// The first unit and what is queued behind it, as long as it fits and can be judged beside the others.
     fn gather(&mut self, first: Waiting) -> Vec<Waiting> {
-        let mut taken = Taken::default();
-        taken.add(&first.unit);
+        let taken = &mut self.taken;
+        taken.clear();
+        taken.add(&first.ready);
         let mut bytes = first.bytes;
         let mut group = vec![first];
         while group.len() < self.options.group_units {
             let Ok(next) = self.queue.try_recv() else { break };
             bytes = bytes.saturating_add(next.bytes);
-            if bytes > self.options.group_bytes || taken.clashes(&next.unit) {
+            if bytes > self.options.group_bytes || taken.clashes(&next.ready) {
                 self.held_back = Some(next);
                 break;
             }
-            taken.add(&next.unit);
+            taken.add(&next.ready);
             group.push(next);
         }
         let now = Instant::now();
@@ -214,7 +219,7 @@ impl Committer {
         if traced().next().is_none() {
             return TraceSpan::default();
         }
-        let events = group.iter().map(|waiting| waiting.unit.events.len()).sum();
+        let events = group.iter().map(|waiting| waiting.ready.unit.events.len()).sum();
         let mut span = spans::insert(traced().map(UnitTrace::append), group.len(), events);
         self.connections.tell_place(&mut span);
         traced().for_each(|trace| trace.went_with(&span));
@@ -235,10 +240,10 @@ impl Committer {
 
     async fn attempt_once(&mut self, group: &[Waiting]) -> Result<Group, Failure> {
         let mut connection = self.connections.take().await.map_err(Failure::before)?;
-        let units: Vec<_> = group.iter().map(|waiting| &waiting.unit).collect();
+        let ready: Vec<_> = group.iter().map(|waiting| &waiting.ready).collect();
         let mut span = self.statement(group);
         let began = Instant::now();
-        let appending = append(&mut connection, &units, self.options.key_lifetime, self.anchored);
+        let appending = append(&mut connection, &ready, self.options.key_lifetime, self.anchored);
         let appended = self.connections.bounded(appending).await.map_err(Failure::during);
         match &appended {
             Ok(_) => self.metrics.appended(began.elapsed(), group.iter().map(|waiting| waiting.bytes)),
@@ -265,17 +270,21 @@ impl Committer {
         let Group { outcomes, head, server_process, .. } = appended;
         let mut told = Vec::with_capacity(group.len());
         let mut handing = self.hands_to.as_ref().map(|to| (to, Handing::default()));
-        for (Waiting { unit, answer, .. }, outcome) in group.into_iter().zip(outcomes) {
-            if let Some((_, handing)) = &mut handing {
-                handing.add(unit, &outcome);
-            }
-            told.push((answer, outcome));
+        for (Waiting { ready, answer, .. }, outcome) in group.into_iter().zip(outcomes) {
+            let spent = match &mut handing {
+                Some((_, handing)) => {
+                    handing.add(ready.unit, &outcome);
+                    None
+                }
+                None => Some(ready),
+            };
+            told.push((answer, outcome, spent));
         }
         if let Some((to, handing)) = handing {
             handing.give(to, head, server_process);
         }
-        for (to, outcome) in told {
-            let (answer, counted) = match outcome {
+        for (to, outcome, spent) in told {
+            let (outcome, counted) = match outcome {
                 Outcome::Done { appended, repeated } => {
                     let answered = matches!(appended, Appended::Answered { .. });
                     let counted = if answered { UnitOutcome::Answered } else { UnitOutcome::Appended };
@@ -285,7 +294,7 @@ impl Committer {
             };
             self.metrics.units.of(counted).inc();
             // A caller that is gone no longer asks.
-            let _gone = to.send(answer);
+            let _gone = to.send((outcome, spent));
         }
     }
 
@@ -298,7 +307,7 @@ impl Committer {
         };
         for waiting in group {
             self.metrics.units.of(counted).inc();
-            let _gone = waiting.answer.send(Err(error.clone()));
+            let _gone = waiting.answer.send((Err(error.clone()), Some(waiting.ready)));
         }
     }
 }
@@ -307,19 +316,25 @@ impl Committer {
 /// not be looked at by a later unit; and each key be used once.
 #[derive(Default)]
 struct Taken {
-    names: HashSet<ConfigName, RandomState>,
+    names: HashSet<NameHash, RandomState>,
     keys: HashSet<[u8; 32], RandomState>,
 }
 
 impl Taken {
-    fn add(&mut self, unit: &Unit) {
-        self.names.extend(unit.events.iter().map(|event| event.name.clone()));
-        self.keys.extend(unit.keyed.iter().map(|keyed| keyed.key.hash));
+    fn add(&mut self, ready: &Ready) {
+        self.names.extend(&ready.writes);
+        self.keys.extend(ready.unit.keyed.iter().map(|keyed| keyed.key.hash));
     }
 
-    fn clashes(&self, unit: &Unit) -> bool {
-        let mut names = unit.events.iter().map(|event| &event.name).chain(unit.checks.iter().map(|check| &check.name));
+    fn clashes(&self, ready: &Ready) -> bool {
+        let mut names = ready.writes.iter().chain(&ready.checks);
         names.any(|name| self.names.contains(name))
-            || unit.keyed.as_ref().is_some_and(|keyed| self.keys.contains(&keyed.key.hash))
+            || ready.unit.keyed.as_ref().is_some_and(|keyed| self.keys.contains(&keyed.key.hash))
+    }
+
+    /// For the next group. What it has room for stays.
+    fn clear(&mut self) {
+        self.names.clear();
+        self.keys.clear();
     }
 }

@@ -1,7 +1,7 @@
 //! The event store behind the framework: loads in groups, commits in groups.
 //!
 //! ```text
-//! cache, loader ─► load ─► (aggregate decides) ─► queue ─► committer ─► append ─► append_events()
+//! cache, loader ─► load ─► (aggregate decides) ─► ready ─► queue ─► committer ─► append ─► append_events()
 //!                                                   answer (idempotency keys) ─┘
 //! ```
 
@@ -16,6 +16,7 @@ mod past;
 mod answer;
 mod append;
 mod queue;
+mod ready;
 
 mod committer;
 mod failure;

@@ -19,6 +19,7 @@ use tokio::{
 
 use super::{
     append::{Appended, Unit},
+    ready::Ready,
     trace::UnitTrace,
 };
 use crate::metrics::AppendMetrics;
@@ -43,12 +44,14 @@ pub enum AppendError {
     Refused(#[source] Arc<sqlx::Error>),
 }
 
-/// What the caller is told.
-pub(super) type Answer = Result<Appended, AppendError>;
+/// What the caller is told, and its unit, if nobody else has it: to drop it is work that those who wait for the committer need not
+/// wait for too.
+pub(super) type Answer = (Result<Appended, AppendError>, Option<Ready>);
 
 /// A unit in the queue.
 pub(super) struct Waiting {
-    pub(super) unit: Unit,
+    pub(super) ready: Ready,
+    /// What it weighs in queue and group, in bytes of events.
     pub(super) bytes: usize,
     pub(super) since: Instant,
     /// When it is given up: unwritten if it was never sent, unknown if it was.
@@ -126,7 +129,7 @@ impl Handle {
             }
         })?;
         // The committer answers everybody; should it be gone, nobody can say.
-        answered.await.unwrap_or(Err(AppendError::Unknown))
+        answered.await.map_or(Err(AppendError::Unknown), |(outcome, _spent)| outcome)
     }
 
     fn enqueue(
@@ -139,7 +142,8 @@ impl Handle {
         let places = u32::try_from(bytes).map_err(|_| AppendError::Overloaded)?;
         let room = Arc::clone(&self.room).try_acquire_many_owned(places).map_err(|_| AppendError::Overloaded)?;
         let (answer, answered) = oneshot::channel();
-        let waiting = Waiting { unit, bytes, since: Instant::now(), until, answer, trace, _room: room };
+        let ready = Ready::new(unit);
+        let waiting = Waiting { ready, bytes, since: Instant::now(), until, answer, trace, _room: room };
         self.queue.try_send(waiting).map_err(|refused| match refused {
             TrySendError::Full(_) => AppendError::Overloaded,
             TrySendError::Closed(_) => AppendError::Unavailable,
