@@ -1,6 +1,7 @@
 //! The worker, and who watches over it.
 
 use std::{
+    mem,
     panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, PoisonError,
@@ -20,6 +21,10 @@ use super::{QUEUE_BYTES, QUEUE_UPDATES, Update};
 /// Longest that one update may take to be told, in milliseconds. It is a line of the log; a reader of the log that takes
 /// none for longer holds up whatever else is logged too.
 const MAX_TELLING_MS: u64 = 5_000;
+
+/// How long the worker rests when it has told all there was, 5 ms. What comes meanwhile is told together: to wake it is work for
+/// whoever writes, at the moment at which the answer is due.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// What the worker has done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -188,7 +193,14 @@ impl UpdateWorker {
     }
 
     async fn work(&mut self, stop: &CancellationToken, backoff: &mut Backoff) {
+        let mut told = false;
         loop {
+            if mem::take(&mut told) && self.queue.is_empty() {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = tokio::time::sleep(PAUSE) => {}
+                }
+            }
             let update = tokio::select! {
                 biased;
                 update = self.queue.recv() => update,
@@ -201,6 +213,7 @@ impl UpdateWorker {
             self.counters.telling_since.store(0, Ordering::Release);
             self.counters.messages.fetch_add(1, Ordering::Relaxed);
             backoff.reset();
+            told = true;
         }
     }
 }
@@ -258,6 +271,30 @@ mod tests {
         running.join_next().await.unwrap().unwrap().unwrap();
         let stats = handle.stats();
         assert_eq!((stats.message_count, stats.restarts, stats.dropped), (3, 2, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_while_it_rests_is_told_together_and_a_stop_ends_the_rest() {
+        let (told, mut heard) = mpsc::unbounded_channel();
+        let tell = move |_: &Update, number| told.send((number, tokio::time::Instant::now())).unwrap();
+        let (worker, handle) = UpdateWorker::telling(clock(), Box::new(tell));
+        let (stop, began) = (CancellationToken::new(), tokio::time::Instant::now());
+        let mut running = tokio::task::JoinSet::new();
+        running.spawn(worker.run(stop.clone()));
+        handle.notify(update("a"));
+        assert_eq!(heard.recv().await.unwrap(), (1, began), "who comes first is told at once");
+        tokio::time::sleep(PAUSE / 5).await;
+        handle.notify(update("b"));
+        handle.notify(update("c"));
+        assert_eq!(heard.recv().await.unwrap(), (2, began + PAUSE));
+        assert_eq!(heard.recv().await.unwrap(), (3, began + PAUSE));
+        tokio::time::sleep(3 * PAUSE).await;
+        handle.notify(update("d"));
+        assert_eq!(heard.recv().await.unwrap(), (4, began + 4 * PAUSE), "it has rested");
+        handle.notify(update("e"));
+        stop.cancel();
+        running.join_next().await.unwrap().unwrap().unwrap();
+        assert_eq!(heard.recv().await.unwrap(), (5, began + 4 * PAUSE));
     }
 
     #[tokio::test]

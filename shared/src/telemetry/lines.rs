@@ -48,6 +48,8 @@ struct State {
     idle: bool,
     /// Somebody waits for everything to be out: nothing more is gathered first.
     hurried: bool,
+    /// How many wait for something to be written. To wake nobody would be a system call all the same, for each line.
+    awaiting: usize,
     /// When the present while began, and how many lines it has had.
     a_while: Option<(Instant, u32)>,
 }
@@ -84,7 +86,9 @@ impl Lines {
         state.hurried = true;
         self.0.news.notify_one();
         let under_way = |state: &mut State| !state.gathered.is_empty() || state.writing;
-        let _late = self.0.written.wait_timeout_while(state, FLUSH_LIMIT, under_way);
+        state.awaiting += 1;
+        let waited = self.0.written.wait_timeout_while(state, FLUSH_LIMIT, under_way);
+        waited.unwrap_or_else(PoisonError::into_inner).0.awaiting -= 1;
     }
 
     fn tell(&self, line: &[u8]) {
@@ -96,7 +100,9 @@ impl Lines {
             return self.0.write(line);
         }
         while state.gathered.len() + line.len() > MAX_GATHERED_BYTES && !state.gathered.is_empty() {
+            state.awaiting += 1;
             state = self.0.written.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.awaiting -= 1;
         }
         state.gathered.extend_from_slice(line);
         if mem::take(&mut state.idle) {
@@ -138,7 +144,9 @@ impl Shared {
         if !state.gathered.is_empty() && mem::take(&mut state.idle) {
             self.news.notify_one();
         }
-        self.written.notify_all();
+        if state.awaiting > 0 {
+            self.written.notify_all();
+        }
     }
 }
 
