@@ -18,6 +18,7 @@ pub mod path;
 pub mod port_owner;
 pub mod prefer;
 pub mod problem;
+mod self_wake;
 pub mod server;
 
 use axum::{Router, http::HeaderName};

@@ -28,6 +28,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::{
     head_limit::{HeadLimit, HeadTimer},
     port_owner::CannotListen,
+    self_wake::SelfWake,
 };
 use crate::metrics::{HttpMetrics, OpenConnection};
 
@@ -108,6 +109,7 @@ pub(crate) async fn run(
         http.timer(limit.clone());
         connections.spawn(Serving {
             connection: Box::pin(http.serve_connection(TokioIo::new(patient(stream)), service)),
+            wakes: SelfWake::new(),
             head: HeadTimer::of(limit),
             stopping: Arc::clone(&stopping),
             leave: Box::pin(leave.clone().cancelled_owned()),
@@ -133,6 +135,7 @@ pub(crate) async fn run(
 /// a lock that all connections share.
 struct Serving {
     connection: Pin<Box<http1::Connection<TokioIo<Patient>, TowerToHyperService<Router>>>>,
+    wakes: SelfWake,
     head: HeadTimer,
     /// Set before `leave` is cancelled.
     stopping: Arc<AtomicBool>,
@@ -156,9 +159,11 @@ impl Future for Serving {
                 this.connection.as_mut().graceful_shutdown();
             }
         }
-        let mut ended = this.connection.as_mut().poll(context);
+        let connection = &mut this.connection;
+        let mut poll = |context: &mut _| this.wakes.poll(context, |context| connection.as_mut().poll(context));
+        let mut ended = poll(context);
         if ended.is_pending() && this.head.is_over(context) {
-            ended = this.connection.as_mut().poll(context);
+            ended = poll(context);
         }
         ended.map(|ended| {
             if let Err(error) = ended {
