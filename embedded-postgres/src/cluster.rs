@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ use crate::child::Child;
 use crate::directory::{self, Directory, cluster_in};
 use crate::log::Log;
 use crate::options::USER;
-use crate::{Error, Options, Purpose, disk, initialise, leftovers, log, password, port, postmaster, settings};
+use crate::{Error, Options, Purpose, disk, initialise, leftovers, log, password, port, postmaster, settings, socket};
 
 /// How long a fast stop may take, its checkpoint included, before it becomes an immediate one.
 const FAST_LIMIT: Duration = Duration::from_secs(60);
@@ -50,6 +50,8 @@ pub struct Cluster {
     binaries: Binaries,
     password: String,
     port: u16,
+    /// The directory of its Unix socket, when it has one.
+    socket: Option<PathBuf>,
     run: watch::Sender<Arc<Run>>,
     /// Held while a start is under way.
     starting: Mutex<()>,
@@ -94,16 +96,17 @@ impl Cluster {
         let password = password::read(&directory)?;
         report_recovery(&directory, &binaries).await;
         let mut tries = 1;
-        let (port, child) = loop {
+        let (port, socket, child) = loop {
             let port = port::free()?;
-            match postmaster::start(&directory, &binaries, &options, port).await {
-                Ok(child) => break (port, child),
+            let socket = socket::make(&directory, port)?;
+            match postmaster::start(&directory, &binaries, &options, port, socket.is_some()).await {
+                Ok(child) => break (port, socket, child),
                 Err(Error::Port { .. }) if tries < PORT_TRIES => tries += 1,
                 Err(error) => return Err(error),
             }
         };
         let run = watch::Sender::new(Run::new(child));
-        Ok(Self { options, directory, binaries, password, port, run, starting: Mutex::new(()) })
+        Ok(Self { options, directory, binaries, password, port, socket, run, starting: Mutex::new(()) })
     }
 
     /// Where to connect: `postgres://config_api:<password>@127.0.0.1:<port>/<database>`. It holds the password: not
@@ -111,6 +114,15 @@ impl Cluster {
     pub fn url(&self, database: &str) -> String {
         let (password, port) = (&self.password, self.port);
         format!("postgres://{USER}:{password}@{}:{port}/{}", Ipv4Addr::LOCALHOST, percent_encoded(database))
+    }
+
+    /// The same for who is on this machine: through the Unix socket, which costs less than TCP, or as [`url`](Self::url) where there
+    /// can be no socket.
+    pub fn local_url(&self, database: &str) -> String {
+        let Some(socket) = self.socket.as_ref().and_then(|socket| socket.to_str()) else { return self.url(database) };
+        let (database, socket) = (percent_encoded(database), percent_encoded(socket));
+        let (password, port) = (&self.password, self.port);
+        format!("postgres:///{database}?host={socket}&port={port}&user={USER}&password={password}")
     }
 
     /// The loopback port, the same for as long as this handle lives.
@@ -175,7 +187,11 @@ impl Cluster {
         leftovers::stop(&self.directory).await?;
         report_recovery(&self.directory, &self.binaries).await;
         self.directory.begin_again()?;
-        let child = postmaster::start(&self.directory, &self.binaries, &self.options, self.port).await?;
+        if self.socket.is_some() {
+            socket::make(&self.directory, self.port)?;
+        }
+        let with_socket = self.socket.is_some();
+        let child = postmaster::start(&self.directory, &self.binaries, &self.options, self.port, with_socket).await?;
         self.run.send_replace(Run::new(child));
         Ok(())
     }

@@ -14,7 +14,8 @@ pub const DATABASE: &str = "config_api";
 /// Where a cluster lives and how it runs.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The directory of one instance: it holds `postgres/` (the cluster), `password`, `postgres.log` and `lock`.
+    /// The directory of one instance: it holds `postgres/` (the cluster), `socket/`, `password`, `postgres.log` and
+    /// `lock`.
     /// Made when it is missing; a directory that holds other things is refused.
     pub data_dir: PathBuf,
     /// The directory of `initdb` and `postgres`. `None`: search `PATH`, `pg_config --bindir`, and the places where
@@ -22,8 +23,8 @@ pub struct Options {
     pub bin_dir: Option<PathBuf>,
     /// Whether the data has to survive.
     pub purpose: Purpose,
-    /// Further server settings, passed as `-c name=value` after our own, so they win. `port`, `listen_addresses` and
-    /// `data_directory` are refused, and with [`Purpose::Durable`] whatever would weaken durability.
+    /// Further server settings, passed as `-c name=value` after our own, so they win. `port`, `listen_addresses`,
+    /// `unix_socket_directories` and `data_directory` are refused, and with [`Purpose::Durable`] whatever would weaken durability.
     pub parameters: Vec<(String, String)>,
 }
 

@@ -24,7 +24,7 @@ const REPORT_EVERY: Duration = Duration::from_secs(10);
 /// The line of pg_controldata that says how the server ended.
 const STATE: &str = "Database cluster state:";
 
-/// Starts the server on `port` and returns when it accepts connections.
+/// Starts the server on `port`, with a Unix socket or without, and returns when it accepts connections.
 ///
 /// # Errors
 /// [`Error::Port`] when the port is taken; [`Error::DiskFull`], [`Error::Start`], [`Error::Timeout`], [`Error::Spawn`], [`Error::DataDir`].
@@ -33,9 +33,10 @@ pub(crate) async fn start(
     binaries: &Binaries,
     options: &Options,
     port: u16,
+    with_socket: bool,
 ) -> Result<Child, Error> {
     let mut task = Task::new(&binaries.program("postgres"), directory, options.purpose.farewell())?;
-    task.command.arg("-D").arg(directory.cluster()).args(settings::arguments(options, port));
+    task.command.arg("-D").arg(directory.cluster()).args(settings::arguments(options, port, with_socket));
     let (child, log) = Child::spawn(task).await?;
     until_ready(&child, &log, directory, port).await?;
     tracing::info!(

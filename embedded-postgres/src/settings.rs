@@ -1,17 +1,16 @@
 //! The server's settings: ours, then the caller's, which win, except over what the cluster cannot do without.
 
-use crate::{Error, Options, Purpose};
+use crate::{Error, Options, Purpose, socket};
 
-/// Set by us on every start; the URL and the lock depend on them.
-const RESERVED: [&str; 3] = ["port", "listen_addresses", "data_directory"];
+/// Set by us on every start; the URLs and the lock depend on them.
+const RESERVED: [&str; 4] = ["port", "listen_addresses", "unix_socket_directories", "data_directory"];
 
 /// What makes an acknowledged commit survive a power cut; each is `on` in a durable cluster.
 const DURABILITY: [&str; 3] = ["fsync", "full_page_writes", "synchronous_commit"];
 
-/// For every cluster. TCP on the loopback only, a dead client is noticed in about 6 s, and times in UTC.
-const COMMON: [(&str, &str); 10] = [
+/// For every cluster. Of TCP the loopback only, a dead client is noticed in about 6 s, and times in UTC.
+const COMMON: [(&str, &str); 9] = [
     ("listen_addresses", "127.0.0.1"),
-    ("unix_socket_directories", ""),
     ("tcp_keepalives_idle", "3"),
     ("tcp_keepalives_interval", "1"),
     ("tcp_keepalives_count", "3"),
@@ -64,15 +63,17 @@ pub(crate) fn check(options: &Options) -> Result<(), Error> {
     Ok(())
 }
 
-/// The server's arguments for its settings: `-c name=value` each, the last of a name wins.
-pub(crate) fn arguments(options: &Options, port: u16) -> Vec<String> {
+/// The server's arguments for its settings: `-c name=value` each, the last of a name wins. With a Unix socket, or without.
+pub(crate) fn arguments(options: &Options, port: u16, with_socket: bool) -> Vec<String> {
     let by_purpose = match options.purpose {
         Purpose::Durable => DURABLE.as_slice(),
         Purpose::ThrowAway => THROW_AWAY.as_slice(),
     };
     let ours = COMMON.iter().chain(by_purpose).map(|(name, value)| format!("{name}={value}"));
     let theirs = options.parameters.iter().map(|(name, value)| format!("{name}={value}"));
-    let all = ours.chain([format!("port={port}")]).chain(theirs);
+    let sockets = if with_socket { socket::SEEN_FROM_CLUSTER } else { "" };
+    let place = [format!("port={port}"), format!("unix_socket_directories={sockets}")];
+    let all = ours.chain(place).chain(theirs);
     all.flat_map(|setting| ["-c".to_owned(), setting]).collect()
 }
 
@@ -98,9 +99,10 @@ mod tests {
     fn a_throw_away_cluster_may_sync_but_no_cluster_may_move() {
         let options = with(Options::throw_away("/data"), "fsync", "on");
         check(&options).unwrap();
-        let arguments = arguments(&options, 20_000);
+        let arguments = arguments(&options, 20_000, true);
         let last = arguments.iter().rfind(|argument| argument.starts_with("fsync=")).unwrap();
         assert_eq!(last, "fsync=on");
-        check(&with(options, "Port", "5432")).unwrap_err();
+        check(&with(options.clone(), "Port", "5432")).unwrap_err();
+        check(&with(options, "unix_socket_directories", "/tmp")).unwrap_err();
     }
 }

@@ -41,7 +41,7 @@ pub fn run(cli: &Cli) -> Result<(), BoxError> {
             () = shutdown.cancelled() => return Ok(()),
         };
         let served = tokio::select! {
-            served = serve(cli, postgres.url(embedded_postgres::DATABASE), &data, listener, shutdown) => served,
+            served = serve(cli, postgres.local_url(embedded_postgres::DATABASE), &data, listener, shutdown) => served,
             status = postgres.exited() => Err(postgres.why_ended(status).into()),
         };
         // The cause first, should Postgres then not stop either.

@@ -50,7 +50,7 @@ pub(crate) async fn start(
         return Ok((Server::spawn(service.program(), command, log)?, None));
     }
     let cluster = Cluster::start(Options::durable(directory.join("postgres"))).await?;
-    let url = cluster.url(embedded_postgres::DATABASE);
+    let url = cluster.local_url(embedded_postgres::DATABASE);
     let migrated = clean(program).arg("migrate").env("DATABASE_URL", &url).output().await?;
     if !migrated.status.success() {
         return Err(format!("the schema cannot be made: {}", String::from_utf8_lossy(&migrated.stderr)).into());

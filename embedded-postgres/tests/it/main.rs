@@ -46,6 +46,11 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// What `statement` gives in the cluster's own database, through a real client.
 fn query(cluster: &Cluster, statement: &str) -> String {
+    query_at(cluster, &cluster.url(DATABASE), statement)
+}
+
+/// The same by a URL of the cluster's.
+fn query_at(cluster: &Cluster, url: &str, statement: &str) -> String {
     let mut psql = Command::new(cluster.bin_dir().join("psql"));
     psql.args([
         "--no-psqlrc",
@@ -56,7 +61,7 @@ fn query(cluster: &Cluster, statement: &str) -> String {
         "--command",
         statement,
     ]);
-    let output = psql.arg(cluster.url(DATABASE)).stdin(Stdio::null()).output().unwrap();
+    let output = psql.arg(url).stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{statement}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
