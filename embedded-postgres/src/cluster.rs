@@ -116,8 +116,8 @@ impl Cluster {
         format!("postgres://{USER}:{password}@{}:{port}/{}", Ipv4Addr::LOCALHOST, percent_encoded(database))
     }
 
-    /// The same for who is on this machine: through the Unix socket, which costs less than TCP, or as [`url`](Self::url) where there
-    /// can be no socket.
+    /// The same for processes of the cluster's owner, and of root: through the Unix socket, which costs less than TCP, or as
+    /// [`url`](Self::url) where there can be no socket.
     pub fn local_url(&self, database: &str) -> String {
         let Some(socket) = self.socket.as_ref().and_then(|socket| socket.to_str()) else { return self.url(database) };
         let (database, socket) = (percent_encoded(database), percent_encoded(socket));
@@ -187,10 +187,7 @@ impl Cluster {
         leftovers::stop(&self.directory).await?;
         report_recovery(&self.directory, &self.binaries).await;
         self.directory.begin_again()?;
-        if self.socket.is_some() {
-            socket::make(&self.directory, self.port)?;
-        }
-        let with_socket = self.socket.is_some();
+        let with_socket = self.socket.is_some() && socket::make(&self.directory, self.port)?.is_some();
         let child = postmaster::start(&self.directory, &self.binaries, &self.options, self.port, with_socket).await?;
         self.run.send_replace(Run::new(child));
         Ok(())

@@ -1,7 +1,8 @@
 //! The data directory of one instance: made, locked, owned by the right users.
 //!
 //! As root the directory itself stays root's, so that the unprivileged user has no way to put a symbolic link where
-//! root writes; only the cluster and the password file are given to it.
+//! root writes; only the cluster, the password file and `socket/` are given to it. That one is removed and made anew, through root's own directory, at each
+//! start.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read, Seek, Write};

@@ -1,9 +1,10 @@
 //! The server's Unix socket: who is on the same machine reaches the server with less work than through TCP.
 
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, Permissions};
 use std::io::ErrorKind;
-use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 
 use crate::Error;
@@ -13,8 +14,8 @@ use crate::directory::Directory;
 pub(crate) const SEEN_FROM_CLUSTER: &str = "../socket";
 
 /// Makes an empty directory for the socket of the server on `port`; what a killed server left there goes. `None` when clients
-/// could not connect through it: its path is longer than the system allows (107 bytes on Linux), or the file system has no
-/// sockets.
+/// could not connect through it: its path is longer than the system allows (107 bytes on Linux), has a comma, at which Postgres's clients
+/// separate hosts, or the file system has no sockets.
 ///
 /// # Errors
 /// [`Error::DataDir`].
@@ -26,7 +27,15 @@ pub(crate) fn make(directory: &Directory, port: u16) -> Result<Option<PathBuf>, 
     }
     DirBuilder::new().mode(0o700).create(&path).map_err(Error::data_dir("create", &path))?;
     let tried = path.join(format!(".s.PGSQL.{port}"));
-    if let Err(error) = UnixListener::bind(&tried) {
+    if path.as_os_str().as_bytes().contains(&b',') {
+        return Ok(None);
+    }
+    // As the server does it, which also sets the socket's permissions.
+    let works = UnixListener::bind(&tried).and_then(|listener| {
+        std::fs::set_permissions(&tried, Permissions::from_mode(0o777))?;
+        UnixStream::connect(&tried).map(|_| drop(listener))
+    });
+    if let Err(error) = works {
         tracing::debug!(%error, path = %tried.display(), "no Unix socket for Postgres; it is reached through TCP");
         return Ok(None);
     }

@@ -1,10 +1,11 @@
 //! The real binaries: what they write to their log, how they stop, and what they find when they start again.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use end_to_end::{Database, HeldLog, process::Process, until};
 use reqwest::Method;
 use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
 use tokio::{net::TcpStream, process::Command, task::JoinSet, time::timeout};
 
 use crate::append::group::names;
@@ -106,6 +107,21 @@ async fn connections_that_cannot_be_accepted_are_told_once_and_accepted_when_the
     assert_eq!(told(), 1, "{:#?}", service.log());
 }
 
+/// Who has come to the Postgres of a data directory through TCP, beside who asks. There is somebody else.
+#[expect(clippy::unwrap_used, reason = "fails its test")]
+async fn clients_by_tcp(data_dir: &Path) -> i64 {
+    let password = std::fs::read_to_string(data_dir.join("password")).unwrap();
+    let postmaster = std::fs::read_to_string(data_dir.join("postgres/postmaster.pid")).unwrap();
+    let port = postmaster.lines().nth(3).unwrap();
+    let url = format!("postgres://config_api:{password}@127.0.0.1:{port}/config_api");
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    let others = "select count(*), count(client_addr) from pg_stat_activity
+                   where backend_type = 'client backend' and pid <> pg_backend_pid()";
+    let (all, by_tcp): (i64, i64) = sqlx::query_as(others).fetch_one(&mut connection).await.unwrap();
+    assert!(all > 0, "the service has connections");
+    by_tcp
+}
+
 #[tokio::test]
 async fn a_standalone_with_a_postgres_of_its_own_has_everything_after_a_restart() {
     // Removed at the end; as root, Postgres's own user may pass through it.
@@ -131,6 +147,7 @@ async fn a_standalone_with_a_postgres_of_its_own_has_everything_after_a_restart(
     second.client.until_ready().await;
     assert_eq!(everything(&second).await, before);
     second.client.put("b", "3").await;
+    assert_eq!(clients_by_tcp(data.path()).await, 0, "it reaches its Postgres through the Unix socket");
     second.terminate();
     let (status, log) = second.ended().await;
     assert_eq!(status.code(), Some(0), "{log:#?}");

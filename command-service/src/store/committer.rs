@@ -1,9 +1,8 @@
 //! The committer: one task through which every event goes into the log. Waits for one unit, takes what else is queued up
 //! to its limits, appends the group, and answers each caller only when it is durable.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use ahash::RandomState;
 use shared::{
     backoff::Backoff,
     handover::Giver,
@@ -23,7 +22,7 @@ use super::{
     handing::Handing,
     outage::Outage,
     queue::{AppendError, Handle, UnderWay, Waiting},
-    ready::{NameHash, Ready},
+    taken::Taken,
     trace::UnitTrace,
 };
 use crate::metrics::{AppendMetrics, UnitOutcome};
@@ -33,7 +32,7 @@ use crate::metrics::{AppendMetrics, UnitOutcome};
 pub struct Options {
     /// Most units that wait; a further one is refused.
     pub queue_units: usize,
-    /// Most bytes of events that wait.
+    /// Most bytes of events that wait, as they are in the log. In memory an event has its name twice, and some 200 bytes besides.
     pub queue_bytes: u32,
     /// Most units in one append.
     pub group_units: usize,
@@ -309,32 +308,5 @@ impl Committer {
             self.metrics.units.of(counted).inc();
             let _gone = waiting.answer.send((Err(error.clone()), Some(waiting.ready)));
         }
-    }
-}
-
-/// What a group writes. `append_events` judges all its units by what was there before: so each name may be written once, and
-/// not be looked at by a later unit; and each key be used once.
-#[derive(Default)]
-struct Taken {
-    names: HashSet<NameHash, RandomState>,
-    keys: HashSet<[u8; 32], RandomState>,
-}
-
-impl Taken {
-    fn add(&mut self, ready: &Ready) {
-        self.names.extend(&ready.writes);
-        self.keys.extend(ready.unit.keyed.iter().map(|keyed| keyed.key.hash));
-    }
-
-    fn clashes(&self, ready: &Ready) -> bool {
-        let mut names = ready.writes.iter().chain(&ready.checks);
-        names.any(|name| self.names.contains(name))
-            || ready.unit.keyed.as_ref().is_some_and(|keyed| self.keys.contains(&keyed.key.hash))
-    }
-
-    /// For the next group. What it has room for stays.
-    fn clear(&mut self) {
-        self.names.clear();
-        self.keys.clear();
     }
 }

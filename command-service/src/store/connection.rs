@@ -31,9 +31,14 @@ impl Connections {
     /// Says in a span where the server is.
     pub(super) fn tell_place(&self, span: &mut TraceSpan) {
         if span.is_recorded() {
-            let socket = self.database.get_socket().map(|socket| socket.to_string_lossy());
-            span.set("server.address", socket.as_deref().unwrap_or(self.database.get_host()));
-            span.set("server.port", i64::from(self.database.get_port()));
+            let port = self.database.get_port();
+            if let Some(socket) = self.database.get_socket() {
+                span.set("network.transport", "unix");
+                span.set("server.address", &*socket.join(format!(".s.PGSQL.{port}")).to_string_lossy());
+            } else {
+                span.set("server.address", self.database.get_host());
+                span.set("server.port", i64::from(port));
+            }
             span.set("db.namespace", self.database.get_database().unwrap_or_default());
         }
     }

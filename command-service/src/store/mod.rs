@@ -21,6 +21,7 @@ mod ready;
 mod committer;
 mod failure;
 mod handing;
+mod taken;
 
 mod error;
 mod event_store;

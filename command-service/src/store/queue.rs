@@ -44,8 +44,8 @@ pub enum AppendError {
     Refused(#[source] Arc<sqlx::Error>),
 }
 
-/// What the caller is told, and its unit, if nobody else has it: to drop it is work that those who wait for the committer need not
-/// wait for too.
+/// What the caller is told, and its unit, unless the projection of the same process has it: to drop it is work that those who wait
+/// for the committer need not wait for too.
 pub(super) type Answer = (Result<Appended, AppendError>, Option<Ready>);
 
 /// A unit in the queue.
@@ -141,13 +141,14 @@ impl Handle {
         let bytes = unit.bytes();
         let places = u32::try_from(bytes).map_err(|_| AppendError::Overloaded)?;
         let room = Arc::clone(&self.room).try_acquire_many_owned(places).map_err(|_| AppendError::Overloaded)?;
+        // Before the unit is made ready: a refusal is cheap.
+        let place = self.queue.try_reserve().map_err(|refused| match refused {
+            TrySendError::Full(()) => AppendError::Overloaded,
+            TrySendError::Closed(()) => AppendError::Unavailable,
+        })?;
         let (answer, answered) = oneshot::channel();
         let ready = Ready::new(unit);
-        let waiting = Waiting { ready, bytes, since: Instant::now(), until, answer, trace, _room: room };
-        self.queue.try_send(waiting).map_err(|refused| match refused {
-            TrySendError::Full(_) => AppendError::Overloaded,
-            TrySendError::Closed(_) => AppendError::Unavailable,
-        })?;
+        place.send(Waiting { ready, bytes, since: Instant::now(), until, answer, trace, _room: room });
         Ok(answered)
     }
 

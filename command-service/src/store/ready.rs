@@ -1,10 +1,8 @@
 //! A unit made ready for the append in its command's own task: what the committer need not do for each event, while everybody who
 //! writes waits for it.
 
-use std::{marker::PhantomData, sync::LazyLock};
+use std::marker::PhantomData;
 
-use ahash::RandomState;
-use shared::name::ConfigName;
 use sqlx::{
     Encode, Postgres, Type,
     encode::IsNull,
@@ -12,7 +10,10 @@ use sqlx::{
     postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo},
 };
 
-use super::append::{NewEvent, Unit};
+use super::{
+    append::{NewEvent, Unit},
+    taken::NameHash,
+};
 
 /// A unit, and what can be said of it before its group is known.
 #[derive(Debug)]
@@ -33,18 +34,6 @@ impl Ready {
             checks: unit.checks.iter().map(|check| NameHash::of(&check.name)).collect(),
             unit,
         }
-    }
-}
-
-/// Stands for a name among those of a group. Two names with the same hash only keep two units out of one group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct NameHash(u64);
-
-impl NameHash {
-    fn of(name: &ConfigName) -> Self {
-        /// One for all, with keys that nobody outside of the process knows.
-        static HASHES: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-        Self(HASHES.hash_one(name))
     }
 }
 
@@ -72,10 +61,10 @@ pub(super) enum Column {
 
 impl Columns {
     fn of(events: &[NewEvent]) -> Self {
-        /// Bytes of an event's elements and their lengths, the name itself aside.
-        const EACH: usize = 4 + 12 + 20 + 4 + 24;
-        let names: usize = events.iter().map(|event| event.name.len()).sum();
-        let mut bytes = Vec::with_capacity(names + events.len() * EACH);
+        /// Four lengths, a version and a command's id, in bytes.
+        const EACH: usize = 4 * 4 + 8 + 16;
+        let texts: usize = events.iter().map(|event| event.name.len() + event.event_type.len()).sum();
+        let mut bytes = Vec::with_capacity(texts + events.len() * EACH);
         let mut ends = [0; 4];
         events.iter().for_each(|event| put(&mut bytes, Some(event.name.as_bytes())));
         ends[Column::Names as usize] = bytes.len();
@@ -141,6 +130,7 @@ impl<T: PgHasArrayType + Type<Postgres>, F: Fn(&mut Vec<u8>)> Encode<'_, Postgre
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use shared::name::ConfigName;
     use uuid::Uuid;
 
     use super::*;

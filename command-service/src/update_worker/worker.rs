@@ -275,8 +275,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_comes_while_it_rests_is_told_together_and_a_stop_ends_the_rest() {
-        let (told, mut heard) = mpsc::unbounded_channel();
-        let tell = move |_: &Update, number| told.send((number, tokio::time::Instant::now())).unwrap();
+        let (told, mut heard) = mpsc::channel(10);
+        let tell = move |_: &Update, number| told.try_send((number, tokio::time::Instant::now())).unwrap();
         let (worker, handle) = UpdateWorker::telling(clock(), Box::new(tell));
         let (stop, began) = (CancellationToken::new(), tokio::time::Instant::now());
         let mut running = tokio::task::JoinSet::new();

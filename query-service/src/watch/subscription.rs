@@ -45,27 +45,29 @@ impl Subscription {
 
     /// What comes next. Safe to drop while it waits.
     pub(super) async fn next(&self) -> Next {
-        poll_fn(|context| {
-            self.feed.register(context.waker());
-            match self.feed.take() {
+        loop {
+            let taken = poll_fn(|context| {
+                self.feed.register(context.waker());
+                match self.feed.take() {
+                    Taken::Nothing => Poll::Pending,
+                    taken => Poll::Ready(taken),
+                }
+            });
+            match taken.await {
                 Taken::Frame((frame, recorded_at)) => {
                     self.hub.metrics().delivered(recorded_at);
-                    Poll::Ready(Next::Frame(frame))
+                    return Next::Frame(frame);
                 }
-                Taken::Over(reset) => Poll::Ready(Next::Over(reset)),
-                Taken::Nothing => Poll::Pending,
+                Taken::Over(reset) => return Next::Over(reset),
+                Taken::Nothing => {}
                 Taken::Behind { was_live } => match self.hub.read_on(&self.feed, &self.filter) {
-                    Ok(()) => {
-                        // In pieces, so that others have their turn.
-                        context.waker().wake_by_ref();
-                        Poll::Pending
-                    }
-                    Err(_) if was_live => Poll::Ready(Next::Over(Reset::Slow)),
-                    Err(reached) => Poll::Ready(Next::Older(reached)),
+                    // In pieces, so that others have their turn.
+                    Ok(()) => tokio::task::yield_now().await,
+                    Err(_) if was_live => return Next::Over(Reset::Slow),
+                    Err(reached) => return Next::Older(reached),
                 },
             }
-        })
-        .await
+        }
     }
 
     /// Why it is over, if it is; what is queued is left aside.

@@ -106,7 +106,7 @@ impl HeadTimer {
         Self { limit, timer: None }
     }
 
-    /// Whether the limit is over: hyper knows it then, when it is polled again. To be asked behind each of its polls.
+    /// Whether the limit is over: hyper knows it then, when it is polled again. To be asked behind each turn that it had.
     pub(super) fn is_over(&mut self, context: &mut Context<'_>) -> bool {
         let Some(until) = self.limit.until() else { return false };
         loop {

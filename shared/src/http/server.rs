@@ -130,7 +130,7 @@ pub(crate) async fn run(
     until
 }
 
-/// A connection, until its client or the stop ends it. It is polled several times in each request; so it waits for the stop by
+/// A connection, until its client or the stop ends it. It has several turns in each request; so it waits for the stop by
 /// a waker that is left once, since a task's wakers are all alike, and looks at a flag. Asking the token each time would take
 /// a lock that all connections share.
 struct Serving {

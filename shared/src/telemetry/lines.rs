@@ -208,6 +208,38 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_for_lines_to_be_out_is_woken() {
+        static READER: Mutex<()> = Mutex::new(());
+        let lines = Lines::to(|_| drop(READER.lock().unwrap())).unwrap();
+        let stuck = READER.lock().unwrap();
+        let (returned, returns) = std::sync::mpsc::sync_channel(2);
+        thread::scope(|scope| {
+            scope.spawn(|| lines.tell(b"a line that is not taken\n"));
+            while !lines.0.state().writing {
+                thread::yield_now();
+            }
+            let lines = &lines;
+            scope.spawn(move || {
+                // The second does not fit beside the first.
+                (0..2).for_each(|_| lines.tell(&[b'x'; MAX_GATHERED_BYTES / 2 + 1]));
+                returned.send("tell").unwrap();
+                let began = Instant::now();
+                lines.flush();
+                assert!(began.elapsed() < FLUSH_LIMIT, "it was not woken");
+                returned.send("flush").unwrap();
+            });
+            while lines.0.state().awaiting == 0 {
+                thread::yield_now();
+            }
+            drop(stuck);
+            for waiter in ["tell", "flush"] {
+                assert_eq!(returns.recv_timeout(Duration::from_secs(60)), Ok(waiter));
+            }
+        });
+        assert_eq!(lines.0.state().awaiting, 0);
+    }
+
+    #[test]
     fn every_line_is_out_once_and_in_order_also_from_many_threads_and_over_the_limit() {
         let lines = Lines::to(|lines| OUT.lock().unwrap().extend_from_slice(lines)).unwrap();
         let (threads, each, filler) = (4, 2_000, "x".repeat(300));
