@@ -213,29 +213,27 @@ mod tests {
         let lines = Lines::to(|_| drop(READER.lock().unwrap())).unwrap();
         let stuck = READER.lock().unwrap();
         let (returned, returns) = std::sync::mpsc::sync_channel(2);
-        thread::scope(|scope| {
-            scope.spawn(|| lines.tell(b"a line that is not taken\n"));
-            while !lines.0.state().writing {
-                thread::yield_now();
-            }
-            let lines = &lines;
-            scope.spawn(move || {
-                // The second does not fit beside the first.
-                (0..2).for_each(|_| lines.tell(&[b'x'; MAX_GATHERED_BYTES / 2 + 1]));
-                returned.send("tell").unwrap();
-                let began = Instant::now();
-                lines.flush();
-                assert!(began.elapsed() < FLUSH_LIMIT, "it was not woken");
-                returned.send("flush").unwrap();
-            });
-            while lines.0.state().awaiting == 0 {
-                thread::yield_now();
-            }
-            drop(stuck);
-            for waiter in ["tell", "flush"] {
-                assert_eq!(returns.recv_timeout(Duration::from_secs(60)), Ok(waiter));
-            }
+        // Not in a scope, which would wait for whoever is not woken.
+        let (first, more) = (lines.clone(), lines.clone());
+        thread::spawn(move || first.tell(b"a line that is not taken\n"));
+        while !lines.0.state().writing {
+            thread::yield_now();
+        }
+        thread::spawn(move || {
+            // The second does not fit beside the first.
+            (0..2).for_each(|_| more.tell(&[b'x'; MAX_GATHERED_BYTES / 2 + 1]));
+            returned.send("tell").unwrap();
+            let began = Instant::now();
+            more.flush();
+            returned.send(if began.elapsed() < FLUSH_LIMIT { "flush" } else { "flush, which was not woken" }).unwrap();
         });
+        while lines.0.state().awaiting == 0 {
+            thread::yield_now();
+        }
+        drop(stuck);
+        for waiter in ["tell", "flush"] {
+            assert_eq!(returns.recv_timeout(Duration::from_secs(60)), Ok(waiter));
+        }
         assert_eq!(lines.0.state().awaiting, 0);
     }
 
