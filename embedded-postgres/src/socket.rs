@@ -26,10 +26,10 @@ pub(crate) fn make(directory: &Directory, port: u16) -> Result<Option<PathBuf>, 
         _ => {}
     }
     DirBuilder::new().mode(0o700).create(&path).map_err(Error::data_dir("create", &path))?;
-    let tried = path.join(format!(".s.PGSQL.{port}"));
     if path.as_os_str().as_bytes().contains(&b',') {
         return Ok(None);
     }
+    let tried = path.join(format!(".s.PGSQL.{port}"));
     // As the server does it, which also sets the socket's permissions.
     let works = UnixListener::bind(&tried).and_then(|listener| {
         std::fs::set_permissions(&tried, Permissions::from_mode(0o777))?;

@@ -1,7 +1,6 @@
 //! A connection wakes itself while it is polled: a handler that asks for its request's body, and then gets it, are the same task.
 //! The runtime would put the task behind all others each time, and wake another thread to look for work, which finds none. Here
-//! it is polled again at once. So to wake
-//! oneself gives nobody else a turn here; `tokio::task::yield_now` does.
+//! it is polled again at once. So to wake oneself gives nobody else a turn here; `tokio::task::yield_now` does.
 
 use std::{
     sync::{
