@@ -17,9 +17,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::append::group::new_id;
 
+mod behind;
 mod durability;
 mod groups;
 pub(crate) mod outages;
+mod tls;
 
 /// A committer that runs.
 struct Running {
@@ -36,6 +38,12 @@ impl Running {
         let (stop, mut task) = (CancellationToken::new(), JoinSet::new());
         task.spawn(committer.run(stop.clone()));
         Self { handle, metrics: config.metrics, stop, task }
+    }
+
+    /// Stops it, and waits for its end.
+    async fn ended(mut self) {
+        self.stop.cancel();
+        self.task.join_next().await.expect("it runs").expect("it does not panic").expect("it cannot fail");
     }
 
     /// How many units came to this, as metrics tell it.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::BytesMut;
 use chrono::{DateTime, TimeDelta, Utc};
 use shared::{
     event::{AGGREGATE_TYPE, EVENT_VERSION},
@@ -9,18 +10,13 @@ use shared::{
     name::ConfigName,
     position::Position,
 };
-use sqlx::{
-    Encode, PgConnection, Postgres, Type,
-    encode::IsNull,
-    error::BoxDynError,
-    postgres::{
-        PgArgumentBuffer, PgHasArrayType, PgTypeInfo,
-        types::{Oid, PgInterval},
-    },
-};
+use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::ready::{Array, Column, Ready, put};
+use super::{
+    pipe::Pipe,
+    ready::{Array, Column, Interval, Ready, put},
+};
 
 /// One command's events: all are written, or none.
 #[derive(Clone, Debug)]
@@ -103,22 +99,62 @@ pub struct Lineage(u64);
 /// A lineage, and its newest event.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Anchored {
-    pub(super) lineage: Lineage,
+    lineage: Lineage,
     /// Its place, and the command that wrote it; `None` before the first append.
-    pub(super) anchor: Option<(Position, Uuid)>,
+    anchor: Option<(Position, Uuid)>,
+    /// The server process that carried out the last append, if nobody else's event stood between that and the one before.
+    alone_in: Option<u32>,
+}
+
+/// What an append stands on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Footing {
+    anchored: Anchored,
+    /// The anchor counts in this server process only.
+    only_in: Option<u32>,
 }
 
 impl Anchored {
-    /// Behind an append, which has found these events in the log, or put them there.
-    fn behind(self, holds: bool, events: impl Iterator<Item = (Position, Uuid)>) -> Self {
-        let Self { lineage, anchor } = self;
-        let (lineage, anchor) = if holds { (lineage, anchor) } else { (Lineage(lineage.0 + 1), None) };
-        Self { lineage, anchor: events.chain(anchor).max_by_key(|(position, _)| *position) }
+    /// Behind an append, which has found these events in the log, or put them there; and before it this head.
+    fn behind(
+        self,
+        holds: bool,
+        events: impl Iterator<Item = (Position, Uuid)>,
+        head: Option<Uuid>,
+        server_process: u32,
+    ) -> Self {
+        let alone = head == self.anchor.map(|(_, command_id)| command_id);
+        let (lineage, anchor) = if holds { (self.lineage, self.anchor) } else { (Lineage(self.lineage.0 + 1), None) };
+        let anchor = events.chain(anchor).max_by_key(|(position, _)| *position);
+        Self { lineage, anchor, alone_in: alone.then_some(server_process) }
     }
 
+    /// Of an append that is sent when all before it are answered.
+    pub(super) fn footing(self) -> Footing {
+        Footing { anchored: self, only_in: None }
+    }
+
+    /// Of an append that is sent right behind this group, before that has its outcome: the anchor is where the group's last event will
+    /// be, if all of it is appended and nobody else writes. Otherwise the anchor will not be there, and all is looked up.
+    ///
+    /// The group itself may find that its own anchor is gone, and be appended where it was expected nonetheless. Then what was
+    /// written before is not what it was, and the anchor behind it would promise too much. A server loses what it had only when its
+    /// processes end: so the anchor counts in the process only that has carried out the append before. `None` when it is not known,
+    /// or others write too.
+    pub(super) fn footing_behind(self, group: &[&Ready]) -> Option<Footing> {
+        let ((position, command_id), process) = (self.anchor?, self.alone_in?);
+        let events: usize = group.iter().map(|ready| ready.unit.events.len()).sum();
+        let last = group.iter().rfind(|ready| !ready.unit.events.is_empty());
+        let position = Position(position.0 + u64::try_from(events).ok()?);
+        let anchor = Some((position, last.map_or(command_id, |ready| ready.unit.command_id)));
+        Some(Footing { anchored: Self { anchor, ..self }, only_in: Some(process) })
+    }
+}
+
+impl Footing {
     /// Whether the name's last version must be looked up, though the anchor holds.
     fn asks_for(self, event: &NewEvent) -> bool {
-        event.expected_version > 0 && event.lineage != Some(self.lineage)
+        event.expected_version > 0 && event.lineage != Some(self.anchored.lineage)
     }
 }
 
@@ -172,34 +208,9 @@ pub enum Appended {
     },
 }
 
-/// What Postgres knows the types `json` and `json[]` by, in every version.
-const JSON: Oid = Oid(114);
-const JSON_ARRAY: Oid = Oid(199);
-
-/// JSON for a `json` column, which keeps its text. sqlx's own type is that of `jsonb`, which does not.
-struct JsonText<'a>(&'a str);
-
-impl Type<Postgres> for JsonText<'_> {
-    fn type_info() -> PgTypeInfo {
-        PgTypeInfo::with_oid(JSON)
-    }
-}
-
-impl PgHasArrayType for JsonText<'_> {
-    fn array_type_info() -> PgTypeInfo {
-        PgTypeInfo::with_oid(JSON_ARRAY)
-    }
-}
-
-impl<'q> Encode<'q, Postgres> for JsonText<'q> {
-    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        <&str as Encode<'_, Postgres>>::encode_by_ref(&self.0, buffer)
-    }
-}
-
 /// One row of the answer: a run of units with the same outcome.
-#[derive(sqlx::FromRow)]
-struct Run {
+#[derive(Debug)]
+pub(super) struct Run {
     first_unit: i32,
     last_unit: i32,
     outcome: String,
@@ -212,82 +223,123 @@ struct Run {
     server_process: i32,
 }
 
-const APPEND: &str = "
+pub(super) const APPEND: &str = "
 select first_unit, last_unit, outcome, first_position, recorded_at, key_request_hash, key_answer, head_command_id, anchor_holds,
        pg_backend_pid() as server_process
-  from append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)";
+  from append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
+                     case when coalesce($23 = pg_backend_pid(), true) then $20::bigint end, $21, $22)";
+
+impl Run {
+    fn of(row: &Row) -> Result<Self, tokio_postgres::Error> {
+        Ok(Self {
+            first_unit: row.try_get(0)?,
+            last_unit: row.try_get(1)?,
+            outcome: row.try_get(2)?,
+            first_position: row.try_get(3)?,
+            recorded_at: row.try_get(4)?,
+            key_request_hash: row.try_get(5)?,
+            key_answer: row.try_get(6)?,
+            head_command_id: row.try_get(7)?,
+            anchor_holds: row.try_get(8)?,
+            server_process: row.try_get(9)?,
+        })
+    }
+}
 
 /// Appends the units and tells what became of each, in their order. No two may touch the same name.
 ///
 /// All rows are awaited up to the server's last word: a row arrives before the commit, and would prove nothing.
 pub(super) async fn append(
-    connection: &mut PgConnection,
+    pipe: &Pipe,
     group: &[&Ready],
     key_lifetime: Duration,
-    anchored: Anchored,
-) -> Result<Group, sqlx::Error> {
+    footing: Footing,
+) -> Result<Vec<Run>, sqlx::Error> {
     let units: &[_] = &group.iter().map(|ready| &ready.unit).collect::<Vec<_>>();
-    let index = |index: usize| i32::try_from(index + 1).expect("a group is far smaller than 2^31 units");
+    let index = |index: usize| i32::try_from(index + 1).expect("a group is far smaller than 2^31 units").to_be_bytes();
     let of_events = || {
         units.iter().enumerate().flat_map(|(unit, Unit { events, .. })| events.iter().map(move |event| (unit, event)))
     };
     let of_checks = || {
         units.iter().enumerate().flat_map(|(unit, Unit { checks, .. })| checks.iter().map(move |check| (unit, check)))
     };
-    let events = of_events().count();
+    let (events, checks) = (of_events().count(), of_checks().count());
     let column = |column: Column| {
-        move |bytes: &mut Vec<u8>| {
+        move |bytes: &mut BytesMut| {
             group.iter().for_each(|ready| bytes.extend_from_slice(ready.columns.elements(column)));
         }
     };
-    let units_of_events = |bytes: &mut Vec<u8>| {
-        of_events().for_each(|(unit, _)| put(bytes, Some(&index(unit).to_be_bytes())));
-    };
     let part = |part: usize| i16::try_from(part).expect("a batch is far smaller than 2^15 operations").to_be_bytes();
-    let parts = |bytes: &mut Vec<u8>| {
-        units.iter().flat_map(|unit| 0..unit.events.len()).for_each(|place| put(bytes, Some(&part(place))));
-    };
-    let payloads = |bytes: &mut Vec<u8>| {
-        of_events().for_each(|(_, event)| put(bytes, Some(event.payload.as_bytes())));
-    };
-    let version = |version: u64| i64::try_from(version).expect("versions are bigints in the log");
+    let version = |version: u64| i64::try_from(version).expect("versions are bigints in the log").to_be_bytes();
     // Without any key the arrays are empty, and the server looks for none.
     let keyed = units.iter().any(|unit| unit.keyed.is_some());
     let keys = || units.iter().filter(|_| keyed).map(|unit| unit.keyed.as_ref());
-    let looked_up =
-        (0..).zip(of_events()).filter(|(_, (_, event))| anchored.asks_for(event)).map(|(event, _)| index(event));
+    let looked_up = || (0..).zip(of_events()).filter(|(_, (_, event))| footing.asks_for(event)).map(|(event, _)| event);
     let lifetime = i64::try_from(key_lifetime.as_micros()).expect("a key lives for days");
-    let runs = sqlx::query_as::<_, Run>(APPEND)
-        .bind(AGGREGATE_TYPE)
-        .bind(EVENT_VERSION)
-        .bind(units.iter().map(|unit| unit.command_id).collect::<Vec<_>>())
-        .bind(units.iter().map(|unit| JsonText(&unit.metadata)).collect::<Vec<_>>())
-        .bind(keys().map(|keyed| keyed.map(|keyed| keyed.key.hash)).collect::<Vec<_>>())
-        .bind(keys().map(|keyed| keyed.map(|keyed| keyed.key.request)).collect::<Vec<_>>())
-        .bind(keys().map(|keyed| keyed.map(|keyed| keyed.answer.as_str())).collect::<Vec<_>>())
-        .bind(PgInterval { months: 0, days: 0, microseconds: lifetime })
-        .bind(Array::<i32, _>::new(events, units_of_events))
-        .bind(Array::<i16, _>::new(events, parts))
-        .bind(Array::<String, _>::new(events, column(Column::Names)))
-        .bind(Array::<i64, _>::new(events, column(Column::Expected)))
-        .bind(Array::<Uuid, _>::new(events, column(Column::Seen)))
-        .bind(Array::<String, _>::new(events, column(Column::Types)))
-        .bind(Array::<JsonText<'_>, _>::new(events, payloads))
-        .bind(of_checks().map(|(unit, _)| index(unit)).collect::<Vec<_>>())
-        .bind(of_checks().map(|(_, check)| check.name.as_str()).collect::<Vec<_>>())
-        .bind(of_checks().map(|(_, check)| version(check.version)).collect::<Vec<_>>())
-        .bind(of_checks().map(|(_, check)| check.seen).collect::<Vec<_>>())
-        .bind(anchored.anchor.map(|(position, _)| position.to_parameter()))
-        .bind(anchored.anchor.map(|(_, command_id)| command_id))
-        .bind(looked_up.collect::<Vec<_>>())
-        .fetch_all(connection)
+    let keys_count = keys().count();
+    let rows = pipe
+        .append(&[
+            &AGGREGATE_TYPE,
+            &EVENT_VERSION,
+            &Array::new(units.len(), |bytes| {
+                units.iter().for_each(|unit| put(bytes, Some(unit.command_id.as_bytes())));
+            }),
+            &Array::new(units.len(), |bytes| {
+                units.iter().for_each(|unit| put(bytes, Some(unit.metadata.as_bytes())));
+            }),
+            &Array::new(keys_count, |bytes| {
+                keys().for_each(|keyed| put(bytes, keyed.map(|keyed| keyed.key.hash.as_slice())));
+            }),
+            &Array::new(keys_count, |bytes| {
+                keys().for_each(|keyed| put(bytes, keyed.map(|keyed| keyed.key.request.as_slice())));
+            }),
+            &Array::new(keys_count, |bytes| {
+                keys().for_each(|keyed| put(bytes, keyed.map(|keyed| keyed.answer.as_bytes())));
+            }),
+            &Interval(lifetime),
+            &Array::new(events, |bytes| of_events().for_each(|(unit, _)| put(bytes, Some(&index(unit))))),
+            &Array::new(events, |bytes| {
+                units.iter().flat_map(|unit| 0..unit.events.len()).for_each(|place| put(bytes, Some(&part(place))));
+            }),
+            &Array::new(events, column(Column::Names)),
+            &Array::new(events, column(Column::Expected)),
+            &Array::new(events, column(Column::Seen)),
+            &Array::new(events, column(Column::Types)),
+            &Array::new(events, |bytes| {
+                of_events().for_each(|(_, event)| put(bytes, Some(event.payload.as_bytes())));
+            }),
+            &Array::new(checks, |bytes| of_checks().for_each(|(unit, _)| put(bytes, Some(&index(unit))))),
+            &Array::new(checks, |bytes| {
+                of_checks().for_each(|(_, check)| put(bytes, Some(check.name.as_str().as_bytes())));
+            }),
+            &Array::new(checks, |bytes| {
+                of_checks().for_each(|(_, check)| put(bytes, Some(&version(check.version))));
+            }),
+            &Array::new(checks, |bytes| {
+                of_checks().for_each(|(_, check)| {
+                    put(bytes, check.seen.as_ref().map(|seen| seen.as_bytes().as_slice()));
+                });
+            }),
+            &footing.anchored.anchor.map(|(position, _)| position.to_parameter()),
+            &footing.anchored.anchor.map(|(_, command_id)| command_id),
+            &Array::new(looked_up().count(), |bytes| {
+                looked_up().for_each(|event| put(bytes, Some(&index(event))));
+            }),
+            &footing.only_in.map(u32::cast_signed),
+        ])
         .await?;
+    rows.iter().map(Run::of).collect::<Result<_, _>>().map_err(|error| not_understood(&error.to_string()))
+}
+
+/// What became of the group, by the server's answer.
+pub(super) fn judged(group: &[&Ready], runs: Vec<Run>, anchored: Anchored) -> Result<Group, sqlx::Error> {
+    let units: &[_] = &group.iter().map(|ready| &ready.unit).collect::<Vec<_>>();
     let Some(Run { head_command_id: head, anchor_holds, server_process, .. }) = runs.first() else {
         return Err(not_understood("nothing"));
     };
     let (head, holds, server_process) = (*head, *anchor_holds, server_process.cast_unsigned());
     let found = runs.iter().filter_map(|run| last_of(units, run));
-    let anchored = anchored.behind(holds, found);
+    let anchored = anchored.behind(holds, found, head, server_process);
     Ok(Group { outcomes: outcomes(units, runs, anchored.lineage)?, anchored, head, server_process })
 }
 
@@ -353,20 +405,37 @@ mod tests {
     enum Step {
         /// The committer appends an event of the name, knowing what it knows; or its answer is lost, and it repeats.
         Append { name: usize, repeated: bool },
-        /// Another writer does.
-        Other { name: usize },
+        /// It sends a second append behind the first, and something happens before each.
+        Two { names: [usize; 2], before: [Elsewhere; 2] },
+        /// Somebody else does something.
+        Elsewhere(Elsewhere),
         /// The committer's process loads a name, perhaps from a server that still has what is lost.
         Load { name: usize, from_old: bool },
-        /// A failover loses so many events.
-        Lose(usize),
+    }
+
+    #[derive(Clone, Debug)]
+    enum Elsewhere {
+        Nothing,
+        /// Another writer appends.
+        Writes(usize),
+        /// A failover loses so many events; statements are carried out by another server from there on.
+        Loses(usize),
+    }
+
+    fn elsewhere() -> impl Strategy<Value = Elsewhere> {
+        prop_oneof![
+            4 => Just(Elsewhere::Nothing),
+            1 => (0..3_usize).prop_map(Elsewhere::Writes),
+            1 => (1..4_usize).prop_map(Elsewhere::Loses),
+        ]
     }
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
             4 => (0..3_usize, any::<bool>()).prop_map(|(name, repeated)| Step::Append { name, repeated }),
-            2 => (0..3_usize).prop_map(|name| Step::Other { name }),
+            4 => ([0..3_usize, 0..3_usize], [elsewhere(), elsewhere()]).prop_map(|(names, before)| Step::Two { names, before }),
+            3 => elsewhere().prop_map(Step::Elsewhere),
             2 => (0..3_usize, any::<bool>()).prop_map(|(name, from_old)| Step::Load { name, from_old }),
-            1 => (1..4_usize).prop_map(Step::Lose),
         ]
     }
 
@@ -390,52 +459,136 @@ mod tests {
         }
     }
 
+    fn ready(command_id: Uuid, event: NewEvent) -> Ready {
+        Ready::new(Unit { command_id, events: vec![event], metadata: String::new(), checks: vec![], keyed: None })
+    }
+
+    /// What of a name its loader or writer knows: which command wrote it last, its version, and the lineage.
+    type Known = Option<(Uuid, u64, Option<Lineage>)>;
+
+    #[derive(Default)]
+    struct Server {
+        log: Log,
+        /// What it was before a failover.
+        old: Log,
+        /// The process that carries out what comes next.
+        process: u32,
+        commands: u128,
+    }
+
+    /// What an append found and did.
+    struct Done {
+        holds: bool,
+        head: Option<Uuid>,
+        process: u32,
+        written: Option<(Position, Uuid)>,
+    }
+
+    impl Server {
+        fn command(&mut self) -> Uuid {
+            self.commands += 1;
+            Uuid::from_u128(self.commands)
+        }
+
+        fn happens(&mut self, what: &Elsewhere) {
+            match what {
+                Elsewhere::Nothing => {}
+                Elsewhere::Writes(name) => {
+                    let command = self.command();
+                    self.log.push((command, *name));
+                }
+                Elsewhere::Loses(events) => {
+                    self.old.clone_from(&self.log);
+                    self.log.truncate(self.log.len().saturating_sub(*events));
+                    self.process += 1;
+                }
+            }
+        }
+
+        /// As the log itself judges it. What is not looked up must be as it was seen.
+        fn append(
+            &mut self,
+            command: Uuid,
+            name: usize,
+            event: &NewEvent,
+            footing: Footing,
+        ) -> Result<Done, TestCaseError> {
+            let here = footing.only_in.is_none_or(|process| process == self.process);
+            let anchor = footing.anchored.anchor.filter(|_| here);
+            let holds = anchor.is_some_and(|(position, command_id)| {
+                usize::try_from(position.0 - 1)
+                    .is_ok_and(|index| self.log.get(index).is_some_and(|event| event.0 == command_id))
+            });
+            let looked_up = !holds || footing.asks_for(event);
+            if let Some(seen) = event.seen
+                && !looked_up
+            {
+                prop_assert!(self.log.contains(&(seen, name)), "{seen} of {name} is not in {:?}", self.log);
+            }
+            let head = self.log.last().map(|(command_id, _)| *command_id);
+            let stands = last(&self.log, name).map(|(_, command_id, _)| command_id) == event.seen;
+            if stands {
+                self.log.push((command, name));
+            }
+            let written = stands.then_some((Position(self.log.len() as u64), command));
+            Ok(Done { holds, head, process: self.process, written })
+        }
+
+        /// What is known of a name behind an append, or when a conflict has it loaded.
+        fn known(&self, name: usize, done: &Done, anchored: Anchored) -> Known {
+            last(&self.log, name)
+                .map(|(_, command_id, version)| (command_id, version, done.written.map(|_| anchored.lineage)))
+        }
+    }
+
+    impl Done {
+        fn anchors(&self, anchored: Anchored) -> Anchored {
+            anchored.behind(self.holds, self.written.into_iter(), self.head, self.process)
+        }
+    }
+
     proptest! {
-        /// Through failovers, other writers, repetitions and loads of any server: a name that is not looked up, while the anchor is
-        /// in the log, has in the log what was seen of it.
+        /// Through failovers, other writers, repetitions, loads of any server, and appends that are sent before the one in front of them is
+        /// answered: a name that is not looked up, while the anchor is in the log, has in the log what was seen of it.
         #[test]
         fn what_is_not_looked_up_is_there(steps in prop::collection::vec(step(), 0..60)) {
-            let (mut log, mut old): (Log, Log) = (vec![], vec![]);
-            let mut known: [Option<(Uuid, u64, Option<Lineage>)>; 3] = [None; 3];
-            let (mut anchored, mut next) = (Anchored::default(), 0_u128);
+            let mut server = Server::default();
+            let mut known: [Known; 3] = [None; 3];
+            let mut anchored = Anchored::default();
             for step in steps {
-                next += 1;
-                let command_id = Uuid::from_u128(next);
                 match step {
-                    Step::Other { name } => log.push((command_id, name)),
-                    Step::Lose(events) => {
-                        old.clone_from(&log);
-                        log.truncate(log.len().saturating_sub(events));
-                    }
+                    Step::Elsewhere(what) => server.happens(&what),
                     Step::Load { name, from_old } => {
-                        let server = if from_old { &old } else { &log };
-                        known[name] = last(server, name).map(|(_, command_id, version)| (command_id, version, None));
+                        let log = if from_old { &server.old } else { &server.log };
+                        known[name] = last(log, name).map(|(_, command_id, version)| (command_id, version, None));
                     }
                     Step::Append { name, repeated } => {
-                        let event = event(name, known[name]);
-                        let holds = anchored.anchor.is_some_and(|(position, command_id)| {
-                            usize::try_from(position.0 - 1).is_ok_and(|index| log.get(index).is_some_and(|event| event.0 == command_id))
-                        });
-                        let looked_up = !holds || anchored.asks_for(&event);
-                        if let Some(seen) = event.seen && !looked_up {
-                            prop_assert!(log.contains(&(seen, name)), "{seen} of {name} is not in {log:?}");
+                        let (command, event) = (server.command(), event(name, known[name]));
+                        let done = server.append(command, name, &event, anchored.footing())?;
+                        anchored = done.anchors(anchored);
+                        if done.written.is_some() && repeated {
+                            let holds = anchored.anchor.is_some();
+                            anchored = Done { holds, ..done }.anchors(anchored);
                         }
-                        // As the log itself judges it.
-                        let stands = last(&log, name).map(|(_, command_id, _)| command_id) == event.seen;
-                        let mut found = vec![];
-                        if stands {
-                            log.push((command_id, name));
-                            found.push((Position(log.len() as u64), command_id));
+                        known[name] = server.known(name, &done, anchored);
+                    }
+                    Step::Two { names: [first, second], before } => {
+                        let commands = [server.command(), server.command()];
+                        let events = [first, second].map(|name| event(name, known[name]));
+                        let in_front = ready(commands[0], events[0].clone());
+                        let footings = [Some(anchored.footing()), anchored.footing_behind(&[&in_front])];
+                        // A name has one command at a time.
+                        let of = if first == second { 1 } else { 2 };
+                        let mut sent = vec![];
+                        for index in 0..of {
+                            let (name, Some(footing)) = ([first, second][index], footings[index]) else { break };
+                            server.happens(&before[index]);
+                            sent.push((name, server.append(commands[index], name, &events[index], footing)?));
                         }
-                        anchored = anchored.behind(holds, found.iter().copied());
-                        if stands && repeated {
-                            anchored = anchored.behind(anchored.anchor.is_some(), found.iter().copied());
+                        for (name, done) in sent {
+                            anchored = done.anchors(anchored);
+                            known[name] = server.known(name, &done, anchored);
                         }
-                        known[name] = match last(&log, name) {
-                            Some((_, command_id, version)) if stands => Some((command_id, version, Some(anchored.lineage))),
-                            // A conflict: it is loaded.
-                            other => other.map(|(_, command_id, version)| (command_id, version, None)),
-                        };
                     }
                 }
             }

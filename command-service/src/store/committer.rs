@@ -1,31 +1,38 @@
 //! The committer: one task through which every event goes into the log. Waits for one unit, takes what else is queued up
 //! to its limits, appends the group, and answers each caller only when it is durable.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
+use futures_util::FutureExt;
 use shared::{
-    backoff::Backoff,
     handover::Giver,
-    telemetry::{
-        Chain,
-        spans::{self, TraceSpan},
-    },
+    telemetry::spans::{self, TraceSpan},
 };
 use sqlx::postgres::PgConnectOptions;
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    append::{Anchored, Appended, Group, Outcome, append},
-    connection::Connections,
-    failure::{Failure, Kind},
+    append::{Anchored, Appended, Footing, Group, Outcome, Run, append, judged},
+    connection::{Connections, bounded},
+    failure::{Failed, Failure, Kind},
     handing::Handing,
     outage::Outage,
-    queue::{AppendError, Handle, UnderWay, Waiting},
+    pipe::Pipe,
+    queue::{AppendError, Enough, Handle, UnderWay, Waiting},
     taken::Taken,
     trace::UnitTrace,
 };
 use crate::metrics::{AppendMetrics, UnitOutcome};
+
+/// How many units are sent behind a group that is under way, as a part of its own: fewer wait for its outcome, and for whoever comes
+/// meanwhile. Each group costs a flush, so small ones cost more than they save.
+const ENOUGH: (usize, usize) = (3, 4);
 
 /// Limits of the committer.
 #[derive(Clone, Debug)]
@@ -62,16 +69,25 @@ impl Default for Options {
 pub struct Committer {
     queue: mpsc::Receiver<Waiting>,
     options: Options,
-    connections: Connections,
-    outage: Outage,
+    connections: Connections<Arc<Pipe>>,
+    pub(super) outage: Outage,
     metrics: AppendMetrics,
     under_way: UnderWay,
+    enough: Arc<Enough>,
     anchored: Anchored,
     hands_to: Option<Giver>,
     /// By the group that is gathered.
     taken: Taken,
     /// Taken from the queue, but touches a name of the group before it.
     held_back: Option<Waiting>,
+}
+
+/// A group on its way.
+struct Sent {
+    units: Arc<Vec<Waiting>>,
+    answer: Pin<Box<dyn Future<Output = Result<Vec<Run>, sqlx::Error>> + Send>>,
+    span: TraceSpan,
+    link: Arc<Pipe>,
 }
 
 impl std::fmt::Debug for Committer {
@@ -100,6 +116,7 @@ impl Committer {
             outage,
             metrics,
             under_way: handle.under_way(),
+            enough: handle.enough(),
             anchored,
             hands_to,
             taken,
@@ -113,26 +130,48 @@ impl Committer {
     /// # Errors
     /// Never: the type is that of critical tasks.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), std::convert::Infallible> {
+        let mut sent = None;
         loop {
-            let first = match self.held_back.take() {
-                Some(held_back) => held_back,
-                None => tokio::select! {
-                    biased;
-                    Some(waiting) = self.queue.recv() => waiting,
-                    () = stop.cancelled() => {
-                        self.queue.close();
-                        match self.queue.recv().await {
-                            Some(waiting) => waiting,
-                            None => return Ok(()),
+            let group = match sent.take() {
+                Some(sent) => sent,
+                None => {
+                    let Some(first) = self.first(&stop).await else { return Ok(()) };
+                    self.under_way.begins();
+                    let group = self.gather(first);
+                    match self.send(group).await {
+                        Ok(sent) => sent,
+                        Err(failed) => {
+                            Box::pin(self.settle(vec![failed])).await;
+                            self.under_way.ends();
+                            continue;
                         }
                     }
-                },
+                }
             };
-            let group = self.gather(first);
             self.under_way.begins();
-            self.commit(group).await;
+            sent = self.carry_out(group).await;
             self.under_way.ends();
         }
+    }
+
+    /// Waits for the next unit; none when all are appended and no more will come.
+    async fn first(&mut self, stop: &CancellationToken) -> Option<Waiting> {
+        if let Some(held_back) = self.held_back.take() {
+            return Some(held_back);
+        }
+        tokio::select! {
+            biased;
+            Some(waiting) = self.queue.recv() => Some(waiting),
+            () = stop.cancelled() => {
+                self.queue.close();
+                self.queue.recv().await
+            }
+        }
+    }
+
+    /// The next unit, if there is one.
+    fn next(&mut self) -> Option<Waiting> {
+        self.held_back.take().or_else(|| self.queue.try_recv().ok())
     }
 
     /// The first unit and what is queued behind it, as long as it fits and can be judged beside the others.
@@ -159,57 +198,155 @@ impl Committer {
         group
     }
 
-    /// Appends a group until its outcome is known, or its units' time is up. Answers everybody.
-    async fn commit(&mut self, group: Vec<Waiting>) {
-        let mut open = vec![(group, false)];
-        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
-        while let Some((group, mut perhaps_written)) = open.pop() {
-            let Some(mut group) = self.still_wanted(group, perhaps_written) else { continue };
-            let failure = match self.attempt(&group).await {
-                Ok(appended) => {
-                    if let Some(away) = self.outage.over() {
-                        tracing::info!("Appends get through again after {} ms", away.as_millis());
-                    }
-                    self.anchored = appended.anchored;
-                    self.answer(group, appended);
-                    continue;
-                }
-                Err(failure) => failure,
-            };
-            perhaps_written |= failure.kind == Kind::Lost;
-            match failure.kind {
-                Kind::Lost | Kind::Away => self.tell_and_wait(&failure, group.len(), &mut backoff).await,
-                // A lock that the attempt before may still hold, waiting for a standby, says as little as a lost connection.
-                Kind::NotNow if perhaps_written => self.tell_and_wait(&failure, group.len(), &mut backoff).await,
-                Kind::NotNow => {
-                    tracing::error!(error = %Chain(&failure.error), units = group.len(), "An append was given up: the log's lock is held, or somebody cancelled it");
-                    self.refuse(group, &AppendError::Unavailable);
-                    continue;
-                }
-                // One unit spoils the group: halve it until that one stands alone. Order between units does not matter.
-                Kind::Refused if group.len() > 1 => {
-                    let second_half = group.split_off(group.len() / 2);
-                    open.push((second_half, perhaps_written));
-                }
-                // An attempt before was cut off, and may yet be carried out: this refusal does not speak for it.
-                Kind::Refused if perhaps_written => {
-                    self.refuse(group, &AppendError::Unknown);
-                    continue;
-                }
-                Kind::Refused => {
-                    self.refuse(group, &AppendError::Refused(Arc::new(failure.error)));
-                    continue;
-                }
+    /// Waits for what becomes of a group, and answers everybody. Returns the next one, if it is on its way already: it is sent
+    /// as soon as it is worth it, and at the latest before these are answered.
+    async fn carry_out(&mut self, mut group: Sent) -> Option<Sent> {
+        let began = Instant::now();
+        let (answer, next) = self.answer_of(&mut group).await;
+        match self.conclude(group, answer, began) {
+            Ok((group, link, appended)) => {
+                let next = next.or_else(|| {
+                    let next = self.next()?;
+                    let next = self.gather(next);
+                    Some(self.send_on(&link, next, self.anchored.footing()))
+                });
+                self.answer(group, appended);
+                next
             }
-            open.push((group, perhaps_written));
+            Err(failed) => {
+                let mut failed = vec![failed];
+                if let Some(next) = next {
+                    failed.extend(self.carry_out_behind(next, &failed[0].1).await);
+                }
+                Box::pin(self.settle(failed)).await;
+                None
+            }
         }
     }
 
-    async fn tell_and_wait(&mut self, failure: &Failure, units: usize, backoff: &mut Backoff) {
-        if self.outage.failed() {
-            tracing::warn!(error = %Chain(&failure.error), units, "An append did not get through; trying again");
+    /// What the server says of a group; and the next one, if so many units came meanwhile that it was sent behind this.
+    async fn answer_of(&mut self, group: &mut Sent) -> (Result<Vec<Run>, sqlx::Error>, Option<Sent>) {
+        let ready: Vec<_> = group.units.iter().map(|waiting| &waiting.ready).collect();
+        let footing = self.anchored.footing_behind(&ready);
+        let enough = (ready.len() * ENOUGH.0).div_ceil(ENOUGH.1);
+        let mut answer = pin!(bounded(self.options.attempt_limit, &mut group.answer));
+        let Some(footing) = footing else { return (answer.await, None) };
+        if self.held_back.is_none() {
+            tokio::select! {
+                biased;
+                answer = &mut answer => {
+                    return (answer, None);
+                }
+                () = self.enough.wait(&self.queue, enough) => {}
+            }
         }
-        tokio::time::sleep(backoff.next_wait()).await;
+        let Some(next) = self.next() else { return (answer.await, None) };
+        let next = self.gather(next);
+        let next = self.send_on(&group.link, next, footing);
+        (answer.await, Some(next))
+    }
+
+    /// Waits for what becomes of a group that was sent behind one that failed. On a connection that works it has an outcome of its own.
+    async fn carry_out_behind(&mut self, mut group: Sent, before: &Failure) -> Option<Failed> {
+        let began = Instant::now();
+        let answer = match before.kind {
+            Kind::Lost => {
+                Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::ConnectionReset, "the connection was given up")))
+            }
+            Kind::Away | Kind::NotNow | Kind::Refused => bounded(self.options.attempt_limit, &mut group.answer).await,
+        };
+        match self.conclude(group, answer, began) {
+            Ok((group, _, appended)) => {
+                self.answer(group, appended);
+                None
+            }
+            Err(failed) => Some(failed),
+        }
+    }
+
+    /// Appends a group, when none is under way, and answers everybody; unless it fails.
+    pub(super) async fn attempt(&mut self, group: Vec<Waiting>) -> Option<Failed> {
+        let began = Instant::now();
+        let mut group = match self.send(group).await {
+            Ok(sent) => sent,
+            Err(failed) => return Some(failed),
+        };
+        let answer = bounded(self.options.attempt_limit, &mut group.answer).await;
+        match self.conclude(group, answer, began) {
+            Ok((group, _, appended)) => {
+                self.answer(group, appended);
+                None
+            }
+            Err(failed) => Some(failed),
+        }
+    }
+
+    /// Sends a group when none is under way.
+    async fn send(&mut self, group: Vec<Waiting>) -> Result<Sent, Failed> {
+        match self.connections.take().await {
+            Ok(link) => Ok(self.send_on(&link, group, self.anchored.footing())),
+            Err(error) => {
+                self.connections.failed(&error);
+                Err((group, Failure::before(error)))
+            }
+        }
+    }
+
+    fn send_on(&self, link: &Arc<Pipe>, group: Vec<Waiting>, footing: Footing) -> Sent {
+        let span = self.statement(&group);
+        let units = Arc::new(group);
+        let (on, of, lifetime) = (Arc::clone(link), Arc::clone(&units), self.options.key_lifetime);
+        let mut answer: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(async move {
+            let ready: Vec<_> = of.iter().map(|waiting| &waiting.ready).collect();
+            append(&on, &ready, lifetime, footing).await
+        });
+        // It is sent when it is polled for the first time: now, and not when its turn comes.
+        if let Some(failed) = (&mut answer).now_or_never() {
+            answer = Box::pin(std::future::ready(failed));
+        }
+        Sent { units, answer, span, link: Arc::clone(link) }
+    }
+
+    /// What a group's answer says: what was appended, or how it failed. What the next one can stand on follows from it.
+    fn conclude(
+        &mut self,
+        group: Sent,
+        answer: Result<Vec<Run>, sqlx::Error>,
+        began: Instant,
+    ) -> Result<(Vec<Waiting>, Arc<Pipe>, Group), Failed> {
+        let Sent { units, answer: over, mut span, link } = group;
+        drop(over);
+        let units = Arc::into_inner(units).expect("besides, only the statement had them, which is over");
+        let judged = answer.and_then(|runs| {
+            let ready: Vec<_> = units.iter().map(|waiting| &waiting.ready).collect();
+            judged(&ready, runs, self.anchored)
+        });
+        match judged.map_err(Failure::during) {
+            Ok(appended) => {
+                self.metrics.appended(began.elapsed(), units.iter().map(|waiting| waiting.bytes));
+                self.connections.give_back(Arc::clone(&link));
+                if let Some(away) = self.outage.over() {
+                    tracing::info!("Appends get through again after {} ms", away.as_millis());
+                }
+                self.anchored = appended.anchored;
+                Ok((units, link, appended))
+            }
+            Err(failure) => {
+                span.fail(&failure.code());
+                self.connections.failed(&failure.error);
+                if matches!(failure.kind, Kind::NotNow | Kind::Refused) {
+                    self.connections.give_back(link);
+                } else {
+                    // Its state is unknown as well, or its server is the wrong one.
+                    self.connections.forget();
+                }
+                // What was cut off may have been, or may yet be, carried out.
+                if let (Kind::Lost, Some(to)) = (failure.kind, &self.hands_to) {
+                    to.missed();
+                }
+                Err((units, failure))
+            }
+        }
     }
 
     /// The span of a group's statement. It is told to the commands before it has an outcome: they have theirs a moment later.
@@ -223,45 +360,6 @@ impl Committer {
         self.connections.tell_place(&mut span);
         traced().for_each(|trace| trace.went_with(&span));
         span
-    }
-
-    async fn attempt(&mut self, group: &[Waiting]) -> Result<Group, Failure> {
-        let attempted = self.attempt_once(group).await;
-        if let Err(failure) = &attempted {
-            self.connections.failed(&failure.error);
-            // What was cut off may have been, or may yet be, carried out.
-            if let (Kind::Lost, Some(to)) = (failure.kind, &self.hands_to) {
-                to.missed();
-            }
-        }
-        attempted
-    }
-
-    async fn attempt_once(&mut self, group: &[Waiting]) -> Result<Group, Failure> {
-        let mut connection = self.connections.take().await.map_err(Failure::before)?;
-        let ready: Vec<_> = group.iter().map(|waiting| &waiting.ready).collect();
-        let mut span = self.statement(group);
-        let began = Instant::now();
-        let appending = append(&mut connection, &ready, self.options.key_lifetime, self.anchored);
-        let appended = self.connections.bounded(appending).await.map_err(Failure::during);
-        match &appended {
-            Ok(_) => self.metrics.appended(began.elapsed(), group.iter().map(|waiting| waiting.bytes)),
-            Err(failure) => span.fail(&failure.code()),
-        }
-        drop(span);
-        // Otherwise it is dropped: its state is unknown as well, or its server is the wrong one.
-        if appended.as_ref().err().is_none_or(|failure| matches!(failure.kind, Kind::NotNow | Kind::Refused)) {
-            self.connections.give_back(connection);
-        }
-        appended
-    }
-
-    /// The units whose time is not up; the others are answered.
-    fn still_wanted(&self, group: Vec<Waiting>, perhaps_written: bool) -> Option<Vec<Waiting>> {
-        let now = Instant::now();
-        let (wanted, late): (Vec<_>, Vec<_>) = group.into_iter().partition(|waiting| waiting.until > now);
-        self.refuse(late, if perhaps_written { &AppendError::Unknown } else { &AppendError::Unavailable });
-        (!wanted.is_empty()).then_some(wanted)
     }
 
     /// What was appended is on its way to the projection before its callers hear of it.
@@ -297,7 +395,7 @@ impl Committer {
         }
     }
 
-    fn refuse(&self, group: Vec<Waiting>, error: &AppendError) {
+    pub(super) fn refuse(&self, group: Vec<Waiting>, error: &AppendError) {
         let counted = match error {
             AppendError::Conflict => UnitOutcome::Conflict,
             AppendError::Refused(_) => UnitOutcome::Refused,

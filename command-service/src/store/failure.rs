@@ -2,12 +2,17 @@
 
 use shared::database::{Meaning, meaning};
 
+use super::queue::Waiting;
+
 /// SQLSTATEs of an append that may succeed at another time, and has not been carried out: the lock was not granted in time;
 /// somebody cancelled the statement.
 const NOT_NOW: [&str; 2] = ["55P03", "57014"];
 
 /// SQLSTATE of a server that takes no writes: a standby, or a primary that was demoted. Another may have its address by now.
 const READ_ONLY: &str = "25006";
+
+/// Units that one attempt was to append, and how it failed.
+pub(super) type Failed = (Vec<Waiting>, Failure);
 
 /// A failed attempt.
 pub(super) struct Failure {

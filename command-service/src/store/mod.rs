@@ -6,6 +6,8 @@
 //! ```
 
 mod connection;
+mod pipe;
+mod tls;
 
 mod cache;
 mod load;
@@ -21,6 +23,7 @@ mod ready;
 mod committer;
 mod failure;
 mod handing;
+mod settle;
 mod taken;
 
 mod error;

@@ -3,14 +3,14 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use tokio::{
     sync::{
-        OwnedSemaphorePermit, Semaphore,
+        Notify, OwnedSemaphorePermit, Semaphore,
         mpsc::{self, error::TrySendError},
         oneshot,
     },
@@ -69,7 +69,46 @@ pub struct Handle {
     room: Arc<Semaphore>,
     room_bytes: usize,
     under_way: UnderWay,
+    enough: Arc<Enough>,
     metrics: AppendMetrics,
+}
+
+/// Tells the committer, which has a group under way, when so many units wait that it is worth to send them behind it. To wake it for
+/// each unit would cost more than it brings.
+#[derive(Debug)]
+pub(super) struct Enough {
+    /// How many; no number of units when it does not wait for them.
+    units: AtomicUsize,
+    reached: Notify,
+}
+
+impl Enough {
+    const NEVER: usize = usize::MAX;
+
+    fn new() -> Self {
+        Self { units: AtomicUsize::new(Self::NEVER), reached: Notify::new() }
+    }
+
+    /// So many wait now.
+    fn told(&self, waiting: usize) {
+        let asked = self.units.load(Ordering::SeqCst);
+        // Who comes in the same instant tells it too, or it is told once more than needed: it looks itself.
+        if waiting >= asked
+            && self.units.compare_exchange(asked, Self::NEVER, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        {
+            self.reached.notify_one();
+        }
+    }
+
+    /// Returns when so many units wait in the queue. Should the last of them be missed, as it came while this began, the next one tells.
+    pub(super) async fn wait(&self, queue: &mpsc::Receiver<Waiting>, units: usize) {
+        self.units.store(units, Ordering::SeqCst);
+        while queue.len() < units {
+            self.reached.notified().await;
+            self.units.store(units, Ordering::SeqCst);
+        }
+        self.units.store(Self::NEVER, Ordering::SeqCst);
+    }
 }
 
 /// Since when the committer has had the group that it appends, in milliseconds since it was made; 0 when it has none.
@@ -100,7 +139,13 @@ impl Handle {
         let room_bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         let room = Arc::new(Semaphore::new(room_bytes));
         let under_way = UnderWay { since: Arc::default(), made: Instant::now() };
-        (Self { queue, room, room_bytes, under_way, metrics }, waiting)
+        let enough = Arc::new(Enough::new());
+        (Self { queue, room, room_bytes, under_way, enough, metrics }, waiting)
+    }
+
+    /// By what the committer is told that many wait.
+    pub(super) fn enough(&self) -> Arc<Enough> {
+        Arc::clone(&self.enough)
     }
 
     /// What the committer tells the time of its group by.
@@ -149,6 +194,7 @@ impl Handle {
         let (answer, answered) = oneshot::channel();
         let ready = Ready::new(unit);
         place.send(Waiting { ready, bytes, since: Instant::now(), until, answer, trace, _room: room });
+        self.enough.told(self.queue.max_capacity() - self.queue.capacity());
         Ok(answered)
     }
 

@@ -1,14 +1,9 @@
 //! A unit made ready for the append in its command's own task: what the committer need not do for each event, while everybody who
 //! writes waits for it.
 
-use std::marker::PhantomData;
-
-use sqlx::{
-    Encode, Postgres, Type,
-    encode::IsNull,
-    error::BoxDynError,
-    postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo},
-};
+use bytes::{BufMut, BytesMut};
+use shared::BoxError;
+use tokio_postgres::types::{IsNull, Kind, ToSql, Type, to_sql_checked};
 
 use super::{
     append::{NewEvent, Unit},
@@ -88,43 +83,66 @@ impl Columns {
 }
 
 /// Writes an element of an array: its length in bytes, and itself. Null has the length -1.
-pub(super) fn put(bytes: &mut Vec<u8>, element: Option<&[u8]>) {
+pub(super) fn put(bytes: &mut impl BufMut, element: Option<&[u8]>) {
     let length =
         element.map_or(-1, |element| i32::try_from(element.len()).expect("a group has far less than 2^31 bytes"));
-    bytes.extend_from_slice(&length.to_be_bytes());
-    bytes.extend_from_slice(element.unwrap_or_default());
+    bytes.put_i32(length);
+    bytes.put_slice(element.unwrap_or_default());
 }
 
-/// An array of `T`, whose elements are written at once: sqlx's way of an element costs several times what the element does.
-pub(super) struct Array<T, F> {
+/// An array, whose elements are written at once.
+pub(super) struct Array<F> {
     length: usize,
     elements: F,
-    of: PhantomData<T>,
 }
 
-impl<T, F: Fn(&mut Vec<u8>)> Array<T, F> {
+impl<F: Fn(&mut BytesMut)> Array<F> {
     /// Of so many elements, each of which `elements` [`put`]s.
     pub(super) fn new(length: usize, elements: F) -> Self {
-        Self { length, elements, of: PhantomData }
+        Self { length, elements }
     }
 }
 
-impl<T: PgHasArrayType, F> Type<Postgres> for Array<T, F> {
-    fn type_info() -> PgTypeInfo {
-        T::array_type_info()
+impl<F> std::fmt::Debug for Array<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Array").field("length", &self.length).finish_non_exhaustive()
     }
 }
 
-impl<T: PgHasArrayType + Type<Postgres>, F: Fn(&mut Vec<u8>)> Encode<'_, Postgres> for Array<T, F> {
-    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        let of = T::type_info().oid().ok_or("the type has no number that is the same in every server")?;
+impl<F: Fn(&mut BytesMut)> ToSql for Array<F> {
+    fn to_sql(&self, of: &Type, buffer: &mut BytesMut) -> Result<IsNull, BoxError> {
+        let Kind::Array(of) = of.kind() else { return Err("not an array".into()) };
         // Dimensions, flags, the elements' type, their number, and the index of the first.
-        for number in [1, 0, of.0.cast_signed(), i32::try_from(self.length)?, 1] {
-            buffer.extend_from_slice(&number.to_be_bytes());
+        for number in [1, 0, of.oid().cast_signed(), i32::try_from(self.length)?, 1] {
+            buffer.put_i32(number);
         }
         (self.elements)(buffer);
         Ok(IsNull::No)
     }
+
+    fn accepts(of: &Type) -> bool {
+        matches!(of.kind(), Kind::Array(_))
+    }
+
+    to_sql_checked!();
+}
+
+/// Microseconds, as an interval.
+#[derive(Debug)]
+pub(super) struct Interval(pub(super) i64);
+
+impl ToSql for Interval {
+    fn to_sql(&self, _: &Type, buffer: &mut BytesMut) -> Result<IsNull, BoxError> {
+        buffer.put_i64(self.0);
+        buffer.put_i64(0);
+        Ok(IsNull::No)
+    }
+
+    fn accepts(of: &Type) -> bool {
+        *of == Type::INTERVAL
+    }
+
+    to_sql_checked!();
 }
 
 #[cfg(test)]
@@ -154,9 +172,9 @@ mod tests {
         })
     }
 
-    fn encoded<'q>(value: impl Encode<'q, Postgres>) -> Vec<u8> {
-        let mut buffer = PgArgumentBuffer::default();
-        assert!(matches!(value.encode_by_ref(&mut buffer).unwrap(), IsNull::No));
+    fn encoded(value: &(impl ToSql + Sync), of: &Type) -> Vec<u8> {
+        let mut buffer = BytesMut::new();
+        assert!(matches!(value.to_sql_checked(of, &mut buffer).unwrap(), IsNull::No));
         buffer.to_vec()
     }
 
@@ -168,24 +186,25 @@ mod tests {
             let events: Vec<_> = units.iter().flat_map(|unit| &unit.events).collect();
             let column = |column| {
                 let ready = &ready;
-                move |bytes: &mut Vec<u8>| ready.iter().for_each(|ready| bytes.extend_from_slice(ready.columns.elements(column)))
+                move |bytes: &mut BytesMut| ready.iter().for_each(|ready| bytes.extend_from_slice(ready.columns.elements(column)))
             };
-            let length = events.len();
+            let array = |of| Array::new(events.len(), column(of));
             prop_assert_eq!(
-                encoded(Array::<String, _>::new(length, column(Column::Names))),
-                encoded(events.iter().map(|event| event.name.as_str()).collect::<Vec<_>>())
+                encoded(&array(Column::Names), &Type::TEXT_ARRAY),
+                encoded(&events.iter().map(|event| event.name.as_str()).collect::<Vec<_>>(), &Type::TEXT_ARRAY)
             );
             prop_assert_eq!(
-                encoded(Array::<i64, _>::new(length, column(Column::Expected))),
-                encoded(events.iter().map(|event| event.expected_version.cast_signed()).collect::<Vec<_>>())
+                encoded(&array(Column::Expected), &Type::INT8_ARRAY),
+                encoded(&events.iter().map(|event| event.expected_version.cast_signed()).collect::<Vec<_>>(), &Type::INT8_ARRAY)
             );
+            // Without a null, this is told in front. The server does not look there.
+            let seen: Vec<_> = events.iter().map(|event| event.seen).collect();
+            let ours = encoded(&array(Column::Seen), &Type::UUID_ARRAY);
+            let theirs = encoded(&seen, &Type::UUID_ARRAY);
+            prop_assert_eq!((&ours[..4], &ours[8..]), (&theirs[..4], &theirs[8..]));
             prop_assert_eq!(
-                encoded(Array::<Uuid, _>::new(length, column(Column::Seen))),
-                encoded(events.iter().map(|event| event.seen).collect::<Vec<_>>())
-            );
-            prop_assert_eq!(
-                encoded(Array::<String, _>::new(length, column(Column::Types))),
-                encoded(events.iter().map(|event| event.event_type).collect::<Vec<_>>())
+                encoded(&array(Column::Types), &Type::TEXT_ARRAY),
+                encoded(&events.iter().map(|event| event.event_type).collect::<Vec<_>>(), &Type::TEXT_ARRAY)
             );
         }
     }

@@ -218,7 +218,7 @@ pub(crate) async fn set_read_only(admin: &mut PgConnection, on_or_off: &str) {
     admin.execute(set.as_str()).await.expect("an owner may");
 }
 
-async fn until_waiting_elsewhere(log: &mut HeldLog, before: i32) -> i32 {
+pub(super) async fn until_waiting_elsewhere(log: &mut HeldLog, before: i32) -> i32 {
     until("it waits in another session", async || {
         let now = log.until_waiting(1).await[0];
         (now != before).then_some(now)

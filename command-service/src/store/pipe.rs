@@ -1,0 +1,189 @@
+//! The committer's connection: a statement can be sent on it before the one in front of it is answered. The server carries them out
+//! in their order, each in a transaction of its own.
+
+use std::{borrow::Cow, error::Error as StdError, future::poll_fn, io, sync::Arc, time::Duration};
+
+use percent_encoding::percent_decode_str;
+use sqlx::{
+    ConnectOptions,
+    error::{DatabaseError, ErrorKind},
+    postgres::PgConnectOptions,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    task::JoinSet,
+};
+use tokio_postgres::{
+    AsyncMessage, Client, Config, Connection, NoTls, Row, Socket, Statement, config::SslMode, error::DbError,
+    types::ToSql,
+};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::{
+    append::APPEND,
+    connection::Link,
+    tls::{self, Files},
+};
+
+/// Longest that what was sent may stay unacknowledged by the server's machine.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
+
+/// An open connection, with its statement prepared. It is closed when it is dropped, whatever is under way.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    client: Client,
+    append: Statement,
+    _driver: Driver,
+}
+
+impl Pipe {
+    /// Sends the append when it is polled for the first time. The rows are here when the server has said its last word of it.
+    pub(super) async fn append(&self, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, sqlx::Error> {
+        self.client.query(&self.append, parameters).await.map_err(told)
+    }
+}
+
+/// Reads and writes, and ends when it is dropped. Left to itself it would wait for what is under way, perhaps on a machine that is gone.
+#[derive(Debug)]
+struct Driver {
+    _task: JoinSet<()>,
+}
+
+impl Driver {
+    fn of<T>(mut connection: Connection<Socket, T>) -> Self
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            // Who waits for an answer hears of the end.
+            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+                if let AsyncMessage::Notice(notice) = message {
+                    tell(&notice);
+                }
+            }
+        });
+        Self { _task: task }
+    }
+}
+
+impl Link for Arc<Pipe> {
+    async fn open(options: &PgConnectOptions) -> Result<Self, sqlx::Error> {
+        let (config, files) = config(options);
+        // Over a socket there is no TLS, and no host that a certificate could name.
+        let (client, driver) = if options.get_socket().is_some() {
+            let (client, connection) = Box::pin(config.connect(NoTls)).await.map_err(told)?;
+            (client, Driver::of(connection))
+        } else {
+            let tls = tls::client(options.get_ssl_mode(), &files).map_err(sqlx::Error::Tls)?;
+            let (client, connection) = Box::pin(config.connect(MakeRustlsConnect::new(tls))).await.map_err(told)?;
+            (client, Driver::of(connection))
+        };
+        let append = client.prepare(APPEND).await.map_err(told)?;
+        Ok(Self::new(Pipe { client, append, _driver: driver }))
+    }
+
+    fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    async fn ping(&mut self) -> Result<(), sqlx::Error> {
+        self.client.check_connection().await.map_err(told)
+    }
+}
+
+/// What the other driver was told, for this one.
+fn config(options: &PgConnectOptions) -> (Config, Files) {
+    // The password and the certificates stand nowhere else.
+    let url = options.to_url_lossy();
+    let parameter = |name| url.query_pairs().find(|(known, _)| known == name).map(|(_, value)| value.into_owned());
+    let files = Files { roots: parameter("sslrootcert"), certificate: parameter("sslcert"), key: parameter("sslkey") };
+    let mut config = Config::new();
+    match options.get_socket() {
+        Some(socket) => config.host_path(socket).ssl_mode(SslMode::Disable),
+        // An IPv6 address has brackets in a URL, and none for the resolver.
+        None => config
+            .host(options.get_host().trim_start_matches('[').trim_end_matches(']'))
+            .ssl_mode(tls::negotiation(options.get_ssl_mode())),
+    };
+    config
+        .port(options.get_port())
+        .user(options.get_username())
+        .keepalives_idle(Duration::from_secs(3))
+        .keepalives_interval(Duration::from_secs(1))
+        .keepalives_retries(3)
+        .tcp_user_timeout(UNACKNOWLEDGED);
+    if let Some(password) = url.password() {
+        config.password(percent_decode_str(password).collect::<Vec<_>>());
+    }
+    if let Some(database) = options.get_database() {
+        config.dbname(database);
+    }
+    if let Some(application) = options.get_application_name() {
+        config.application_name(application);
+    }
+    if let Some(options) = options.get_options() {
+        config.options(options);
+    }
+    (config, files)
+}
+
+/// What the server said of its own accord: a wait for a standby that was cancelled, for one.
+fn tell(notice: &DbError) {
+    if notice.severity() == "WARNING" {
+        tracing::warn!(code = notice.code().code(), "Postgres warns: {}", notice.message());
+    } else {
+        tracing::debug!(code = notice.code().code(), "Postgres notes: {}", notice.message());
+    }
+}
+
+/// The error as sqlx has it, by which the services know what happened.
+fn told(error: tokio_postgres::Error) -> sqlx::Error {
+    if let Some(said) = error.as_db_error() {
+        return sqlx::Error::Database(Box::new(Said(said.clone())));
+    }
+    if let Some(io) = error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
+        return sqlx::Error::Io(io::Error::new(io.kind(), error));
+    }
+    let kind = if error.is_closed() { io::ErrorKind::ConnectionReset } else { io::ErrorKind::Other };
+    sqlx::Error::Io(io::Error::new(kind, error))
+}
+
+/// What the server said.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct Said(DbError);
+
+impl DatabaseError for Said {
+    fn message(&self) -> &str {
+        self.0.message()
+    }
+
+    fn code(&self) -> Option<Cow<'_, str>> {
+        Some(self.0.code().code().into())
+    }
+
+    fn constraint(&self) -> Option<&str> {
+        self.0.constraint()
+    }
+
+    fn table(&self) -> Option<&str> {
+        self.0.table()
+    }
+
+    fn as_error(&self) -> &(dyn StdError + Send + Sync + 'static) {
+        self
+    }
+
+    fn as_error_mut(&mut self) -> &mut (dyn StdError + Send + Sync + 'static) {
+        self
+    }
+
+    fn into_error(self: Box<Self>) -> Box<dyn StdError + Send + Sync + 'static> {
+        self
+    }
+
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::Other
+    }
+}
