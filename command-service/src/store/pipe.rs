@@ -94,10 +94,14 @@ impl Link for Arc<Pipe> {
 
 /// What the other driver was told, for this one.
 fn config(options: &PgConnectOptions) -> (Config, Files) {
-    // The password and the certificates stand nowhere else.
-    let url = options.to_url_lossy();
-    let parameter = |name| url.query_pairs().find(|(known, _)| known == name).map(|(_, value)| value.into_owned());
-    let files = Files { roots: parameter("sslrootcert"), certificate: parameter("sslcert"), key: parameter("sslkey") };
+    // The password and the certificates stand nowhere else; there, a path has a word in front. Not every user and host can stand in it.
+    let url = options.clone().username("user").host("host").to_url_lossy();
+    let certificate = |name| {
+        let (_, value) = url.query_pairs().find(|(known, _)| known == name)?;
+        Some(value.strip_prefix("file: ").unwrap_or(&value).to_owned())
+    };
+    let files =
+        Files { roots: certificate("sslrootcert"), certificate: certificate("sslcert"), key: certificate("sslkey") };
     let mut config = Config::new();
     match options.get_socket() {
         Some(socket) => config.host_path(socket).ssl_mode(SslMode::Disable),
@@ -185,5 +189,32 @@ impl DatabaseError for Said {
 
     fn kind(&self) -> ErrorKind {
         ErrorKind::Other
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::database::connect_options;
+    use tokio_postgres::config::Host;
+
+    use super::*;
+
+    #[test]
+    fn it_connects_as_the_other_driver_does() {
+        let url =
+            "postgres://a%2Fb%40c:p%40ss%2Fw%C3%B6rd%25@[::1]:5433/some%20data?sslrootcert=/ca.crt&sslmode=require";
+        let (config, files) = config(&connect_options(url, "config-api command").unwrap());
+        assert_eq!((config.get_user(), config.get_password()), (Some("a/b@c"), Some("p@ss/wörd%".as_bytes())));
+        assert_eq!((config.get_hosts(), config.get_ports()), (&[Host::Tcp("::1".to_owned())][..], &[5433][..]));
+        assert_eq!(config.get_dbname(), Some("some data"));
+        assert_eq!(config.get_application_name(), Some("config-api command"));
+        assert!(config.get_options().is_some_and(|options| options.contains("statement_timeout=30s")), "{config:?}");
+        assert_eq!((config.get_ssl_mode(), files.roots.as_deref()), (SslMode::Require, Some("/ca.crt")));
+
+        let url = "postgres://u@localhost/d?host=%2Frun%2Fpostgresql&sslcert=c.pem&sslkey=k.pem";
+        let (config, files) = super::config(&connect_options(url, "test").unwrap());
+        assert_eq!(config.get_hosts(), [Host::Unix("/run/postgresql".into())]);
+        assert_eq!((config.get_password(), config.get_ssl_mode()), (None, SslMode::Disable));
+        assert_eq!((files.certificate.as_deref(), files.key.as_deref()), (Some("c.pem"), Some("k.pem")));
     }
 }
