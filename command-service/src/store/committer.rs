@@ -30,8 +30,8 @@ use super::{
 };
 use crate::metrics::{AppendMetrics, UnitOutcome};
 
-/// How many units are sent behind a group that is under way, as a part of its own: fewer wait for its outcome, and for whoever comes
-/// meanwhile. Each group costs a flush, so small ones cost more than they save.
+/// How many units are sent behind a group that is under way, as a part of how many that has. Fewer wait for its outcome, and for
+/// whoever comes meanwhile: each group costs a flush, so small ones would cost more than they save.
 const ENOUGH: (usize, usize) = (3, 4);
 
 /// Limits of the committer.
@@ -70,6 +70,7 @@ pub struct Committer {
     queue: mpsc::Receiver<Waiting>,
     options: Options,
     connections: Connections<Arc<Pipe>>,
+    /// Told by whoever settles what failed.
     pub(super) outage: Outage,
     metrics: AppendMetrics,
     under_way: UnderWay,
@@ -78,7 +79,7 @@ pub struct Committer {
     hands_to: Option<Giver>,
     /// By the group that is gathered.
     taken: Taken,
-    /// Taken from the queue, but touches a name of the group before it.
+    /// Taken from the queue, but did not fit into the group before it.
     held_back: Option<Waiting>,
 }
 

@@ -22,21 +22,21 @@ impl Certificates {
     fn in_directory(directory: &Path) -> Self {
         let certificates = Self { directory: directory.to_owned() };
         let authority = |name: &str| {
-            let mut params = CertificateParams::new(vec![]).unwrap();
+            let mut params = CertificateParams::new(vec![]).expect("no names");
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
             params.distinguished_name.push(rcgen::DnType::CommonName, name);
-            let key = KeyPair::generate().unwrap();
-            let certificate = params.self_signed(&key).unwrap().pem();
+            let key = KeyPair::generate().expect("a key");
+            let certificate = params.self_signed(&key).expect("a certificate").pem();
             (certificate, Issuer::new(params, key))
         };
         let (certificate, issuer) = authority("ours");
         certificates.write("authority.crt", &certificate);
         certificates.write("stranger.crt", &authority("a stranger").0);
         for (file, name) in [("server", "localhost"), ("client", "config_api")] {
-            let key = KeyPair::generate().unwrap();
-            let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+            let key = KeyPair::generate().expect("a key");
+            let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
             params.distinguished_name.push(rcgen::DnType::CommonName, name);
-            certificates.write(&format!("{file}.crt"), &params.signed_by(&key, &issuer).unwrap().pem());
+            certificates.write(&format!("{file}.crt"), &params.signed_by(&key, &issuer).expect("a certificate").pem());
             certificates.write(&format!("{file}.key"), &key.serialize_pem());
         }
         certificates
@@ -44,21 +44,22 @@ impl Certificates {
 
     fn write(&self, file: &str, pem: &str) {
         let path = self.directory.join(file);
-        fs::write(&path, pem).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        let owner = fs::metadata(&self.directory).unwrap();
-        chown(&path, Some(owner.uid()), Some(owner.gid())).unwrap();
+        fs::write(&path, pem).expect("the file is written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("the file is ours");
+        let owner = fs::metadata(&self.directory).expect("the directory is there");
+        chown(&path, Some(owner.uid()), Some(owner.gid())).expect("we may give it away");
     }
 
     fn path(&self, file: &str) -> String {
-        self.directory.join(file).to_str().unwrap().to_owned()
+        self.directory.join(file).to_str().expect("the path is UTF-8").to_owned()
     }
 }
 
 /// Makes the server speak TLS.
 async fn turn_on(database: &Database) -> Certificates {
     let mut connection = database.connect().await;
-    let directory: String = sqlx::query_scalar("show data_directory").fetch_one(&mut connection).await.unwrap();
+    let directory: String =
+        sqlx::query_scalar("show data_directory").fetch_one(&mut connection).await.expect("the server answers");
     let certificates = Certificates::in_directory(Path::new(&directory));
     for (setting, file) in
         [("ssl_cert_file", "server.crt"), ("ssl_key_file", "server.key"), ("ssl_ca_file", "authority.crt"), ("ssl", "")]
@@ -67,7 +68,7 @@ async fn turn_on(database: &Database) -> Certificates {
         database.execute(&format!("alter system set {setting} = '{value}'")).await;
     }
     let rules = certificates.path("pg_hba.conf");
-    let before = fs::read_to_string(&rules).unwrap();
+    let before = fs::read_to_string(&rules).expect("the rules are there");
     certificates.write(
         "pg_hba.conf",
         &format!("hostssl all with_certificate 127.0.0.1/32 scram-sha-256 clientcert=verify-ca\n{before}"),
@@ -75,8 +76,10 @@ async fn turn_on(database: &Database) -> Certificates {
     database.execute("create role with_certificate login superuser password 'secret'; select pg_reload_conf()").await;
     end_to_end::until("the server speaks TLS", async || {
         let encrypted = "select ssl from pg_stat_ssl where pid = pg_backend_pid()";
-        let mut connection = sqlx::PgConnection::connect(&format!("{}?sslmode=prefer", database.url)).await.unwrap();
-        let encrypted: bool = sqlx::query_scalar(encrypted).fetch_one(&mut connection).await.unwrap();
+        let mut connection =
+            sqlx::PgConnection::connect(&format!("{}?sslmode=prefer", database.url)).await.expect("the server answers");
+        let encrypted: bool =
+            sqlx::query_scalar(encrypted).fetch_one(&mut connection).await.expect("the server answers");
         encrypted.then_some(())
     })
     .await;
