@@ -124,7 +124,7 @@ const APPEND_DURATION: Definition = Definition::histogram(
     "config_append_duration_seconds",
     &[],
     STATEMENT_BOUNDS,
-    "One append, from the statement until its commit is confirmed; those that failed are not in it.",
+    "One append, from when it was sent, or the group in front of it was answered, until its commit is confirmed; those that failed are not in it.",
 );
 
 const GROUP_UNITS: Definition = Definition::histogram(

@@ -102,8 +102,10 @@ pub(super) struct Anchored {
     lineage: Lineage,
     /// Its place, and the command that wrote it; `None` before the first append.
     anchor: Option<(Position, Uuid)>,
-    /// The server process that carried out the last append, if nobody else's event stood between that and the one before.
-    alone_in: Option<u32>,
+    /// The server process that carried out the last append.
+    process: Option<u32>,
+    /// Nobody else's event stood between that append and the one before.
+    alone: bool,
 }
 
 /// What an append stands on.
@@ -116,17 +118,22 @@ pub(super) struct Footing {
 
 impl Anchored {
     /// Behind an append, which has found these events in the log, or put them there; and before it this head.
+    ///
+    /// Where a guessed anchor was not there, only the guess was wrong, if the append was carried out where the one before was: a server
+    /// process does not live to see its log lose something.
     fn behind(
         self,
+        on: Footing,
         holds: bool,
         events: impl Iterator<Item = (Position, Uuid)>,
         head: Option<Uuid>,
         server_process: u32,
     ) -> Self {
         let alone = head == self.anchor.map(|(_, command_id)| command_id);
+        let holds = holds || (on.only_in.is_some() && self.process == Some(server_process));
         let (lineage, anchor) = if holds { (self.lineage, self.anchor) } else { (Lineage(self.lineage.0 + 1), None) };
         let anchor = events.chain(anchor).max_by_key(|(position, _)| *position);
-        Self { lineage, anchor, alone_in: alone.then_some(server_process) }
+        Self { lineage, anchor, process: Some(server_process), alone }
     }
 
     /// Of an append that is sent when all before it are answered.
@@ -139,10 +146,10 @@ impl Anchored {
     ///
     /// The group itself may find that its own anchor is gone, and be appended where it was expected nonetheless. Then what was
     /// written before is not what it was, and the anchor behind it would promise too much. A server loses what it had only when its
-    /// processes end: so the anchor counts in the process only that has carried out the append before. `None` when it is not known,
+    /// processes end: so the anchor counts in the process only that has carried out the append before. `None` when that is not known,
     /// or others write too.
     pub(super) fn footing_behind(self, group: &[&Ready]) -> Option<Footing> {
-        let ((position, command_id), process) = (self.anchor?, self.alone_in?);
+        let ((position, command_id), process) = (self.anchor?, self.process.filter(|_| self.alone)?);
         let events: usize = group.iter().map(|ready| ready.unit.events.len()).sum();
         let last = group.iter().rfind(|ready| !ready.unit.events.is_empty());
         let position = Position(position.0 + u64::try_from(events).ok()?);
@@ -332,14 +339,14 @@ pub(super) async fn append(
 }
 
 /// What became of the group, by the server's answer.
-pub(super) fn judged(group: &[&Ready], runs: Vec<Run>, anchored: Anchored) -> Result<Group, sqlx::Error> {
+pub(super) fn judged(group: &[&Ready], runs: Vec<Run>, anchored: Anchored, on: Footing) -> Result<Group, sqlx::Error> {
     let units: &[_] = &group.iter().map(|ready| &ready.unit).collect::<Vec<_>>();
     let Some(Run { head_command_id: head, anchor_holds, server_process, .. }) = runs.first() else {
         return Err(not_understood("nothing"));
     };
     let (head, holds, server_process) = (*head, *anchor_holds, server_process.cast_unsigned());
     let found = runs.iter().filter_map(|run| last_of(units, run));
-    let anchored = anchored.behind(holds, found, head, server_process);
+    let anchored = anchored.behind(on, holds, found, head, server_process);
     Ok(Group { outcomes: outcomes(units, runs, anchored.lineage)?, anchored, head, server_process })
 }
 
@@ -478,6 +485,7 @@ mod tests {
 
     /// What an append found and did.
     struct Done {
+        on: Footing,
         holds: bool,
         head: Option<Uuid>,
         process: u32,
@@ -531,7 +539,7 @@ mod tests {
                 self.log.push((command, name));
             }
             let written = stands.then_some((Position(self.log.len() as u64), command));
-            Ok(Done { holds, head, process: self.process, written })
+            Ok(Done { on: footing, holds, head, process: self.process, written })
         }
 
         /// What is known of a name behind an append, or when a conflict has it loaded.
@@ -543,7 +551,7 @@ mod tests {
 
     impl Done {
         fn anchors(&self, anchored: Anchored) -> Anchored {
-            anchored.behind(self.holds, self.written.into_iter(), self.head, self.process)
+            anchored.behind(self.on, self.holds, self.written.into_iter(), self.head, self.process)
         }
     }
 

@@ -18,7 +18,7 @@ pub(super) trait Link: Sized + Send {
     /// Connects.
     fn open(options: &PgConnectOptions) -> impl Future<Output = Result<Self, sqlx::Error>> + Send;
 
-    /// Whether it is known to have ended.
+    /// Whether it is known to have ended; not every driver does.
     fn is_closed(&self) -> bool;
 
     /// Whether the server answers.

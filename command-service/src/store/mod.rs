@@ -23,6 +23,7 @@ mod ready;
 mod committer;
 mod failure;
 mod handing;
+mod sent;
 mod settle;
 mod taken;
 

@@ -1,9 +1,20 @@
 //! The committer's connection: a statement can be sent on it before the one in front of it is answered. The server carries them out
 //! in their order, each in a transaction of its own.
 
-use std::{borrow::Cow, error::Error as StdError, future::poll_fn, io, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    error::Error as StdError,
+    future::poll_fn,
+    io,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use percent_encoding::percent_decode_str;
+use shared::telemetry::Chain;
 use sqlx::{
     ConnectOptions,
     error::{DatabaseError, ErrorKind},
@@ -14,7 +25,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_postgres::{
-    AsyncMessage, Client, Config, Connection, NoTls, Row, Socket, Statement, config::SslMode, error::DbError,
+    AsyncMessage, Client, Config, Connection, Error, NoTls, Row, Socket, Statement, config::SslMode, error::DbError,
     types::ToSql,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -33,13 +44,27 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
 pub(super) struct Pipe {
     client: Client,
     append: Statement,
-    _driver: Driver,
+    driver: Driver,
+    has_appended: AtomicBool,
 }
 
 impl Pipe {
+    /// Whether an append on it has succeeded.
+    pub(super) fn has_appended(&self) -> bool {
+        self.has_appended.load(Ordering::Relaxed)
+    }
+
+    /// An append on it has succeeded.
+    pub(super) fn appended(&self) {
+        self.has_appended.store(true, Ordering::Relaxed);
+    }
+
     /// Sends the append when it is polled for the first time. The rows are here when the server has said its last word of it.
     pub(super) async fn append(&self, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, sqlx::Error> {
-        self.client.query(&self.append, parameters).await.map_err(told)
+        self.client
+            .query(&self.append, parameters)
+            .await
+            .map_err(|error| told(self.driver.cause(&error).unwrap_or(&error)))
     }
 }
 
@@ -47,6 +72,8 @@ impl Pipe {
 #[derive(Debug)]
 struct Driver {
     _task: JoinSet<()>,
+    /// Why it ended.
+    ended: Arc<OnceLock<Error>>,
 }
 
 impl Driver {
@@ -55,32 +82,46 @@ impl Driver {
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let mut task = JoinSet::new();
+        let ended = Arc::new(OnceLock::new());
+        let why = Arc::clone(&ended);
         task.spawn(async move {
-            // Who waits for an answer hears of the end.
-            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
-                if let AsyncMessage::Notice(notice) = message {
-                    tell(&notice);
+            loop {
+                match poll_fn(|context| connection.poll_message(context)).await {
+                    Some(Ok(AsyncMessage::Notice(notice))) => tell(&notice),
+                    Some(Ok(_)) => {}
+                    // Told before the connection is dropped, which is what those who wait for an answer hear of.
+                    Some(Err(error)) => {
+                        let _first = why.set(error);
+                        return;
+                    }
+                    None => return,
                 }
             }
         });
-        Self { _task: task }
+        Self { _task: task, ended }
+    }
+
+    /// Why there is no connection, where that is what an error says.
+    fn cause(&self, error: &Error) -> Option<&Error> {
+        self.ended.get().filter(|_| error.is_closed())
     }
 }
 
 impl Link for Arc<Pipe> {
     async fn open(options: &PgConnectOptions) -> Result<Self, sqlx::Error> {
         let (config, files) = config(options);
-        // Over a socket there is no TLS, and no host that a certificate could name.
-        let (client, driver) = if options.get_socket().is_some() {
-            let (client, connection) = Box::pin(config.connect(NoTls)).await.map_err(told)?;
+        // Over a socket there is no host that a certificate could name.
+        let (client, driver) = if config.get_ssl_mode() == SslMode::Disable {
+            let (client, connection) = Box::pin(config.connect(NoTls)).await.map_err(|error| told(&error))?;
             (client, Driver::of(connection))
         } else {
             let tls = tls::client(options.get_ssl_mode(), &files).map_err(sqlx::Error::Tls)?;
-            let (client, connection) = Box::pin(config.connect(MakeRustlsConnect::new(tls))).await.map_err(told)?;
+            let (client, connection) =
+                Box::pin(config.connect(MakeRustlsConnect::new(tls))).await.map_err(|error| told(&error))?;
             (client, Driver::of(connection))
         };
-        let append = client.prepare(APPEND).await.map_err(told)?;
-        Ok(Self::new(Pipe { client, append, _driver: driver }))
+        let append = client.prepare(APPEND).await.map_err(|error| told(&error))?;
+        Ok(Self::new(Pipe { client, append, driver, has_appended: AtomicBool::new(false) }))
     }
 
     fn is_closed(&self) -> bool {
@@ -88,7 +129,7 @@ impl Link for Arc<Pipe> {
     }
 
     async fn ping(&mut self) -> Result<(), sqlx::Error> {
-        self.client.check_connection().await.map_err(told)
+        self.client.check_connection().await.map_err(|error| told(&error))
     }
 }
 
@@ -142,20 +183,25 @@ fn tell(notice: &DbError) {
 }
 
 /// The error as sqlx has it, by which the services know what happened.
-fn told(error: tokio_postgres::Error) -> sqlx::Error {
+fn told(error: &Error) -> sqlx::Error {
     if let Some(said) = error.as_db_error() {
         return sqlx::Error::Database(Box::new(Said(said.clone())));
     }
     if let Some(io) = error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
-        return sqlx::Error::Io(io::Error::new(io.kind(), error));
+        return sqlx::Error::Io(io::Error::new(io.kind(), shown(error)));
     }
     let kind = if error.is_closed() { io::ErrorKind::ConnectionReset } else { io::ErrorKind::Other };
-    sqlx::Error::Io(io::Error::new(kind, error))
+    sqlx::Error::Io(io::Error::new(kind, shown(error)))
 }
 
-/// What the server said.
+/// With its causes, for it may be told twice.
+fn shown(error: &Error) -> String {
+    Chain(error).to_string()
+}
+
+/// What the server said. Its message alone: the details of a refusal have values in them.
 #[derive(Debug, thiserror::Error)]
-#[error(transparent)]
+#[error("{}", .0.message())]
 struct Said(DbError);
 
 impl DatabaseError for Said {

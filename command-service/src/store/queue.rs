@@ -111,7 +111,8 @@ impl Enough {
     }
 }
 
-/// Since when the committer has had the group that it appends, in milliseconds since it was made; 0 when it has none.
+/// Since when the committer has had the group that it appends, or the group in front of that has been answered: in milliseconds
+/// since it was made; 0 when it has none.
 #[derive(Clone, Debug)]
 pub(super) struct UnderWay {
     since: Arc<AtomicU64>,

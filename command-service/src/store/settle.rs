@@ -14,14 +14,14 @@ use super::{
 impl Committer {
     /// Appends groups that failed until their outcome is known, or their units' time is up, one after the other. Answers everybody.
     pub(super) async fn settle(&mut self, failed: Vec<Failed>) {
-        let mut failed = failed.into_iter();
-        let first = failed.next().map(|(group, failure)| (group, false, Some(failure)));
-        // What went down with the first waits for it, and is then repeated at once.
-        let behind = failed.map(|(group, failure)| match failure.kind {
-            Kind::Lost | Kind::Away => (group, failure.kind == Kind::Lost, None),
-            Kind::NotNow | Kind::Refused => (group, false, Some(failure)),
-        });
-        let mut open: Vec<_> = first.into_iter().chain(behind).collect();
+        let away = failed.first().is_some_and(|(_, first)| matches!(first.kind, Kind::Lost | Kind::Away));
+        let mut open = vec![];
+        for (place, (group, failure)) in failed.into_iter().enumerate() {
+            // What went down with the first waits until that is settled, and is repeated at once then.
+            let went_down_with_it = place > 0 && away && matches!(failure.kind, Kind::Lost | Kind::Away);
+            let perhaps_written = went_down_with_it && failure.kind == Kind::Lost;
+            open.push((group, perhaps_written, (!went_down_with_it).then_some(failure)));
+        }
         open.reverse();
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         while let Some((group, mut perhaps_written, failed)) = open.pop() {

@@ -1,7 +1,7 @@
 //! A group that is sent behind one that is under way: what becomes of it when that one fails, and of both when their connection does.
 
 use end_to_end::{Database, HeldLog, Proxy, until};
-use tokio::join;
+use tokio::{join, time::Instant};
 
 use super::{CommitterOptions, Running, outages::until_waiting_elsewhere, place, set};
 use crate::append::group::names;
@@ -69,6 +69,17 @@ async fn both_are_repeated_when_their_session_is_ended_and_are_in_the_log_once()
     let (first, behind) = join!(committer.append(set("a", 0)), cut);
     assert_eq!((place(first), place(behind)), (Ok(2), Ok(3)));
     assert_eq!(names(&mut database.connect().await).await, ["before", "a", "b"]);
+}
+
+/// It has waited too long, and was never sent: that is certain.
+#[tokio::test]
+async fn a_unit_whose_time_is_up_while_it_waits_is_unavailable_and_not_written() {
+    let database = Database::new().await;
+    let committer = running(&database.url).await;
+    let late = committer.handle.append(set("late", 0), Instant::now());
+    let (late, in_time) = join!(late, committer.append(set("a", 0)));
+    assert_eq!((place(late), place(in_time)), (Err("unavailable"), Ok(2)));
+    assert_eq!(names(&mut database.connect().await).await, ["before", "a"]);
 }
 
 /// Its session has not heard of the cut, and goes on when it gets the lock; whether with both is open.

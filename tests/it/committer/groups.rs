@@ -6,7 +6,7 @@ use command_service::store::{Appended, Check, IdempotencyKey, Keyed};
 use end_to_end::{CommandService, Database, HeldLog, wait::PATIENCE};
 use futures_util::{FutureExt, future::join_all};
 use serde_json::json;
-use shared::name::ConfigName;
+use shared::{name::ConfigName, telemetry::Chain};
 use sqlx::PgConnection;
 use tokio::{task::JoinSet, time::Instant};
 
@@ -102,6 +102,17 @@ async fn a_unit_whose_commit_fails_is_refused_and_not_written() {
     assert_eq!(place(committer.append(set("poison", 0)).await), Err("refused"));
     assert_eq!(place(committer.append(set("a", 0)).await), Ok(1));
     assert_eq!(names(&mut database.connect().await).await, ["a"]);
+}
+
+/// The server's details of a refusal have the row in them.
+#[tokio::test]
+async fn a_refusal_tells_what_was_wrong_and_no_value() {
+    let database = Database::new().await;
+    database.execute("alter table events add constraint poison check (aggregate_id <> 'poison')").await;
+    let committer = Running::on(&database.url, CommitterOptions::default());
+    let refused = committer.append(set_to("poison", 0, r#"{"value":"hunter2"}"#)).await.unwrap_err();
+    let told = Chain(&refused).to_string();
+    assert!(told.contains("violates check constraint \"poison\"") && !told.contains("hunter2"), "{told}");
 }
 
 #[tokio::test]
