@@ -9,7 +9,8 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    append::{Anchored, Appended, Group, Outcome, Run},
+    anchor::Anchored,
+    append::{Appended, Group, Outcome, Run},
     connection::{Connections, bounded},
     failure::{Failed, Failure, Kind},
     handing::Handing,

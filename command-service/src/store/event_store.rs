@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{
     answer::{self, Answer},
-    append::{Appended, Check, Keyed, NewEvent, Unit},
+    append::Appended,
     cache::Remembered,
     error::StoreError,
     load,
@@ -25,6 +25,7 @@ use super::{
     queue::{self, AppendError},
     receipt::{CommandScope, Freshness, Receipt},
     trace::{self, UnitTrace},
+    unit::{Check, Keyed, NewEvent, Unit},
 };
 use crate::{
     domain::{ConfigValue, Refusal},

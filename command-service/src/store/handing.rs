@@ -6,7 +6,10 @@ use shared::{
 };
 use uuid::Uuid;
 
-use super::append::{Appended, NewEvent, Outcome, Unit};
+use super::{
+    append::{Appended, Outcome},
+    unit::{NewEvent, Unit},
+};
 
 /// What a group appended, on its way to the projection.
 #[derive(Default)]
@@ -53,7 +56,7 @@ impl Handing {
 mod tests {
     use shared::{handover::Taken, name::ConfigName};
 
-    use super::{super::append::Lineage, *};
+    use super::{super::anchor::Lineage, *};
 
     fn unit(command: u128, names: &[&str]) -> Unit {
         let event = |name: &&str| NewEvent {

@@ -11,7 +11,7 @@ use shared::{
 };
 use uuid::Uuid;
 
-use super::{append::Lineage, receipt::Receipt};
+use super::{anchor::Lineage, receipt::Receipt};
 use crate::domain::ConfigValue;
 
 /// The event that a configuration's state is of.

@@ -15,10 +15,12 @@ mod loaded;
 mod loader;
 mod past;
 
+mod anchor;
 mod answer;
 mod append;
 mod queue;
 mod ready;
+mod unit;
 
 mod committer;
 mod failure;
@@ -37,8 +39,9 @@ mod outage;
 
 mod health;
 
+pub use anchor::Lineage;
 pub use answer::Answer;
-pub use append::{Appended, Check, IdempotencyKey, Keyed, Lineage, NewEvent, Unit};
+pub use append::Appended;
 pub use committer::{Committer, Options as CommitterOptions};
 pub use error::StoreError;
 pub use event_store::ConfigEventStore;
@@ -49,3 +52,4 @@ pub use loader::{Handle as LoaderHandle, LANES, Lane, Loader};
 pub use past::{Former, Past};
 pub use queue::{AppendError, Handle as CommitterHandle};
 pub use receipt::{CommandScope, Freshness, Receipt};
+pub use unit::{Check, IdempotencyKey, Keyed, NewEvent, Unit};

@@ -17,11 +17,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{
-    append::{Appended, Unit},
-    ready::Ready,
-    trace::UnitTrace,
-};
+use super::{append::Appended, ready::Ready, trace::UnitTrace, unit::Unit};
 use crate::metrics::AppendMetrics;
 
 /// What became of a unit that was not, or not certainly, appended.

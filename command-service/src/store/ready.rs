@@ -6,8 +6,8 @@ use shared::BoxError;
 use tokio_postgres::types::{IsNull, Kind, ToSql, Type, to_sql_checked};
 
 use super::{
-    append::{NewEvent, Unit},
     taken::NameHash,
+    unit::{NewEvent, Unit},
 };
 
 /// A unit, and what can be said of it before its group is known.

@@ -6,7 +6,7 @@ use shared::{moment::Moment, position::PositionToken, telemetry::spans::TraceSpa
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{append::IdempotencyKey, loaded::Decided, trace};
+use super::{loaded::Decided, trace, unit::IdempotencyKey};
 use crate::domain::Refusal;
 
 /// Where a command stands in the log.

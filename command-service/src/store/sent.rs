@@ -7,7 +7,8 @@ use shared::telemetry::spans::{self, TraceSpan};
 use tokio::time::Instant;
 
 use super::{
-    append::{Footing, Group, Run, append, judged},
+    anchor::Footing,
+    append::{Group, Run, append, judged},
     committer::Committer,
     failure::{Failed, Failure, Kind},
     pipe::Pipe,

@@ -43,15 +43,19 @@ pub(super) fn negotiation(mode: PgSslMode) -> SslMode {
 pub(super) fn client(mode: PgSslMode, files: &Files) -> Result<ClientConfig, BoxError> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+    let any_name = |trusted| {
+        builder
+            .clone()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyName { trusted, provider: Arc::clone(&provider) }))
+    };
     let builder = match mode {
-        PgSslMode::VerifyFull => builder.with_root_certificates(roots(files)?),
+        PgSslMode::VerifyFull => builder.clone().with_root_certificates(roots(files)?),
         PgSslMode::VerifyCa => {
-            let of_a_name = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(files)?), provider).build()?;
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyName(of_a_name)))
+            let roots = Arc::new(roots(files)?);
+            any_name(Some(WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider)).build()?))
         }
-        PgSslMode::Disable | PgSslMode::Allow | PgSslMode::Prefer | PgSslMode::Require => {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)))
-        }
+        PgSslMode::Disable | PgSslMode::Allow | PgSslMode::Prefer | PgSslMode::Require => any_name(None),
     };
     match (&files.certificate, &files.key) {
         (None, None) => Ok(builder.with_no_client_auth()),
@@ -86,48 +90,13 @@ fn pem(given: &str) -> Result<Vec<u8>, BoxError> {
     fs::read(given).map_err(|error| format!("{given} cannot be read: {error}").into())
 }
 
-/// Takes any certificate, also nobody's: the connection is secret from those who only listen.
+/// Takes a certificate whatever host it names.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+struct AnyName {
+    /// Who must have signed it; `None`: it may be anybody's, and the connection is secret from those who only listen.
+    trusted: Option<Arc<WebPkiServerVerifier>>,
+    provider: Arc<CryptoProvider>,
 }
-
-/// Takes a trusted certificate whatever host it names.
-#[derive(Debug)]
-struct AnyName(Arc<WebPkiServerVerifier>);
 
 impl ServerCertVerifier for AnyName {
     fn verify_server_cert(
@@ -138,7 +107,8 @@ impl ServerCertVerifier for AnyName {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        match self.0.verify_server_cert(certificate, between, host, ocsp, now) {
+        let Some(trusted) = &self.trusted else { return Ok(ServerCertVerified::assertion()) };
+        match trusted.verify_server_cert(certificate, between, host, ocsp, now) {
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) => Ok(ServerCertVerified::assertion()),
@@ -152,7 +122,7 @@ impl ServerCertVerifier for AnyName {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, certificate, signed)
+        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -161,10 +131,10 @@ impl ServerCertVerifier for AnyName {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, certificate, signed)
+        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
