@@ -62,7 +62,7 @@ pub enum Appended {
     Noted,
     /// Its key was taken by an earlier command: nothing was written now.
     Answered {
-        /// What was asked then, as in [`IdempotencyKey::request`].
+        /// What was asked then, as in [`IdempotencyKey::request`](super::IdempotencyKey::request).
         request: Vec<u8>,
         /// What was answered then; JSON.
         answer: String,
