@@ -72,7 +72,7 @@ impl App {
         let options = Options {
             database: config.database.clone(),
             poll_interval: config.poll_interval,
-            listen_for_hints: config.listen_for_hints,
+            listening: config.listening,
             clock: config.clock,
             metrics: TailMetrics::new(&config.metrics, config.clock),
         };

@@ -90,7 +90,7 @@ impl Args {
         let url = self.password.complete(url)?;
         let mut config = Config::new(database::connect_options(&url, APPLICATION).map_err(usage)?);
         config.poll_interval = Duration::from_millis(self.poll_interval_ms);
-        config.listen_for_hints = !self.no_listen;
+        config.listening = if self.no_listen { Listening::Off } else { Listening::On };
         config.redaction = self.log.redaction().map_err(usage)?;
         Ok(config)
     }
@@ -113,6 +113,17 @@ impl Default for Watching {
     }
 }
 
+/// Whether the tail asks Postgres to be told of appends. It polls in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listening {
+    /// It does. A standby refuses it, which is noticed.
+    On,
+    /// Not where it is silently useless: behind a transaction pooler.
+    Off,
+    /// Not where only this process is expected to append, and hands over what it does: it would be woken for what it knows.
+    NotNeeded,
+}
+
 /// What the service needs to be built.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -120,8 +131,8 @@ pub struct Config {
     pub database: PgConnectOptions,
     /// How often the log is read when nothing hints at news: 10 ms to 1 s, so that a dead link is noticed within 5 s.
     pub poll_interval: Duration,
-    /// Whether to `LISTEN`. A standby refuses it, which is noticed; behind a transaction pooler it is silently useless.
-    pub listen_for_hints: bool,
+    /// Whether to `LISTEN`.
+    pub listening: Listening,
     /// Longest that a read waits for the position that it asks for.
     pub min_position_wait: Duration,
     /// Watchers and long polls.
@@ -141,7 +152,7 @@ impl Config {
         Self {
             database,
             poll_interval: Duration::from_millis(DEFAULT_POLL_INTERVAL_MS),
-            listen_for_hints: true,
+            listening: Listening::On,
             min_position_wait: DEFAULT_MIN_POSITION_WAIT,
             watching: Watching::default(),
             redaction: Redaction::by_default(),
@@ -164,7 +175,7 @@ mod tests {
     fn the_defaults_are_those_of_a_config_without_flags() {
         let (args, plain) = (parse(&[]).unwrap().config().unwrap(), Config::new(PgConnectOptions::new()));
         assert_eq!(args.poll_interval, plain.poll_interval);
-        assert_eq!(args.listen_for_hints, plain.listen_for_hints);
+        assert_eq!(args.listening, plain.listening);
         assert_eq!(args.min_position_wait, Duration::from_secs(2));
     }
 

@@ -23,4 +23,4 @@ pub mod config;
 pub mod metrics;
 
 pub use app::App;
-pub use config::Config;
+pub use config::{Config, Listening};

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use query_service::Listening;
 use shared::{
     BoxError, database,
     http::health::Health,
@@ -20,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 pub struct Config {
     /// URL of the database; migrated at start.
     pub database_url: String,
+    /// Whether nobody else is expected to append to its log. Should somebody do so all the same, it is read by the next poll.
+    pub sole_writer: bool,
     /// How long to wait for it at start.
     pub database_wait: Duration,
     /// Largest value, in bytes of its JSON text.
@@ -36,6 +39,7 @@ impl Config {
     pub fn new(database_url: String) -> Self {
         Self {
             database_url,
+            sole_writer: false,
             database_wait: database::STARTUP_WAIT,
             max_value_bytes: DEFAULT_MAX_VALUE_BYTES,
             key_lifetime: DEFAULT_KEY_LIFETIME,
@@ -61,6 +65,7 @@ impl App {
         let database = |application| database::connect_options(&config.database_url, application);
         let metrics = Metrics::of("config-api");
         let query = query_service::App::build(query_service::Config {
+            listening: if config.sole_writer { Listening::NotNeeded } else { Listening::On },
             redaction: config.redaction.clone(),
             metrics: metrics.clone(),
             ..query_service::Config::new(database("config-api query")?)

@@ -31,7 +31,9 @@ pub fn run(cli: &Cli) -> Result<(), BoxError> {
     runtime.block_on(async {
         let listener = server::bind(address).await?;
         let data_dir = match database {
-            Database::Given { url } => return serve(cli, url, "in the given Postgres", listener, shutdown).await,
+            Database::Given { url } => {
+                return serve(cli, Config::new(url), "in the given Postgres", listener, shutdown).await;
+            }
             Database::Own { data_dir } => data_dir,
         };
         let data = data_dir.display().to_string();
@@ -40,8 +42,9 @@ pub fn run(cli: &Cli) -> Result<(), BoxError> {
             postgres = Cluster::start(options) => postgres?,
             () = shutdown.cancelled() => return Ok(()),
         };
+        let own = Config { sole_writer: true, ..Config::new(postgres.local_url(embedded_postgres::DATABASE)) };
         let served = tokio::select! {
-            served = serve(cli, postgres.local_url(embedded_postgres::DATABASE), &data, listener, shutdown) => served,
+            served = serve(cli, own, &data, listener, shutdown) => served,
             status = postgres.exited() => Err(postgres.why_ended(status).into()),
         };
         // The cause first, should Postgres then not stop either.
@@ -52,7 +55,7 @@ pub fn run(cli: &Cli) -> Result<(), BoxError> {
 
 async fn serve(
     cli: &Cli,
-    database_url: String,
+    config: Config,
     data: &str,
     listener: TcpListener,
     shutdown: CancellationToken,
@@ -62,7 +65,7 @@ async fn serve(
         max_value_bytes: cli.limits.max_value_bytes,
         key_lifetime: cli.limits.key_lifetime(),
         redaction: cli.log.redaction().map_err(usage)?,
-        ..Config::new(database_url)
+        ..config
     };
     let address: SocketAddr = listener.local_addr()?;
     let app = tokio::select! {

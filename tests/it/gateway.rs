@@ -115,7 +115,7 @@ async fn who_keeps_the_cookie_reads_its_own_writes_on_every_replica() {
     let database = Database::new().await;
     let command = CommandService::start(&database).await;
     let mut slow = QueryService::config(&database.url);
-    (slow.listen_for_hints, slow.poll_interval) = (false, std::time::Duration::from_millis(300));
+    (slow.listening, slow.poll_interval) = (query_service::Listening::Off, std::time::Duration::from_millis(300));
     let queries = [QueryService::start(&database).await, QueryService::start_with(slow).await];
     queries[1].until_ready().await;
     let gateway = Gateway::start(&command.client, &[&queries[0].client, &queries[1].client]).await;

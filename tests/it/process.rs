@@ -2,13 +2,13 @@
 
 use std::{path::Path, time::Duration};
 
-use end_to_end::{Database, HeldLog, process::Process, until};
+use end_to_end::{Database, HeldLog, Page, process::Process, until};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use tokio::{net::TcpStream, process::Command, task::JoinSet, time::timeout};
 
-use crate::append::group::names;
+use crate::append::group::{insert_stock, names};
 
 #[tokio::test]
 async fn each_line_of_a_json_log_is_an_object_and_a_failures_has_its_causes() {
@@ -107,14 +107,20 @@ async fn connections_that_cannot_be_accepted_are_told_once_and_accepted_when_the
     assert_eq!(told(), 1, "{:#?}", service.log());
 }
 
-/// Who has come to the Postgres of a data directory through TCP, beside who asks. There is somebody else.
+/// A connection to the Postgres of a data directory, through TCP.
 #[expect(clippy::unwrap_used, reason = "fails its test")]
-async fn clients_by_tcp(data_dir: &Path) -> i64 {
+async fn postgres_of(data_dir: &Path) -> PgConnection {
     let password = std::fs::read_to_string(data_dir.join("password")).unwrap();
     let postmaster = std::fs::read_to_string(data_dir.join("postgres/postmaster.pid")).unwrap();
     let port = postmaster.lines().nth(3).unwrap();
     let url = format!("postgres://config_api:{password}@127.0.0.1:{port}/config_api");
-    let mut connection = PgConnection::connect(&url).await.unwrap();
+    PgConnection::connect(&url).await.unwrap()
+}
+
+/// Who has come to the Postgres of a data directory through TCP, beside who asks. There is somebody else.
+#[expect(clippy::unwrap_used, reason = "fails its test")]
+async fn clients_by_tcp(data_dir: &Path) -> i64 {
+    let mut connection = postgres_of(data_dir).await;
     let others = "select count(*), count(client_addr) from pg_stat_activity
                    where backend_type = 'client backend' and pid <> pg_backend_pid()";
     let (all, by_tcp): (i64, i64) = sqlx::query_as(others).fetch_one(&mut connection).await.unwrap();
@@ -152,4 +158,31 @@ async fn a_standalone_with_a_postgres_of_its_own_has_everything_after_a_restart(
     let (status, log) = second.ended().await;
     assert_eq!(status.code(), Some(0), "{log:#?}");
     assert!(!log.iter().any(|line| line.contains("recovers")), "it was shut down properly: {log:#?}");
+}
+
+/// It is not told of what others append there, for nobody is expected to; what is appended all the same is read.
+#[tokio::test]
+async fn a_standalone_follows_its_own_postgres_by_what_it_appends_and_by_its_poll() {
+    const FOLLOWED: &str = "config_projection_events_handed_over_total";
+    let data = tempfile::Builder::new().prefix("config-api-tests-").tempdir().unwrap();
+    let service = Process::start("config-api", &["--data-dir", data.path().to_str().unwrap()]).await;
+    service.client.until_ready().await;
+    let handed_over = async || Page::of(&service.client).await.value(FOLLOWED, &[]);
+    service.client.put("a", "1").await;
+    assert_eq!(service.client.value("a").await.short(), (200, "1"));
+
+    // Behind a change of somebody else it first reads the log, and then goes on with its own.
+    insert_stock(&mut postgres_of(data.path()).await, "b", 1).await.unwrap();
+    until("the poll has read it", async || (service.client.value("b").await.status == 200).then_some(())).await;
+    let before = handed_over().await;
+    for value in 2..=10 {
+        service.client.put("a", value).await;
+        assert_eq!(service.client.value("a").await.short(), (200, value.to_string().as_str()));
+    }
+    assert!(handed_over().await > before);
+
+    service.terminate();
+    let (_, log) = service.ended().await;
+    let told = log.iter().find(|line| line.contains("subscribed to EventStore events"));
+    assert!(told.is_some_and(|line| line.contains("what this process appends, and polling")), "{log:#?}");
 }

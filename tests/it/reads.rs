@@ -14,7 +14,8 @@ use sqlx::PgConnection;
 /// Hears of news late: by its poll alone.
 async fn lagging(url: &str) -> Running {
     let poll_interval = std::time::Duration::from_millis(150);
-    let config = query_service::Config { listen_for_hints: false, poll_interval, ..QueryService::config(url) };
+    let config =
+        query_service::Config { listening: query_service::Listening::Off, poll_interval, ..QueryService::config(url) };
     let running = QueryService::start_with(config).await;
     running.until_ready().await;
     running

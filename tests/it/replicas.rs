@@ -105,7 +105,8 @@ async fn of_a_log_that_comes_slowly_readers_see_the_first_while_the_rest_is_on_i
 async fn without_notifications_it_still_converges() {
     let database = Database::new().await;
     let command = CommandService::start(&database).await;
-    let config = query_service::Config { listen_for_hints: false, ..QueryService::config(&database.url) };
+    let config =
+        query_service::Config { listening: query_service::Listening::Off, ..QueryService::config(&database.url) };
     let query = QueryService::start_with(config).await;
     query.until_ready().await;
     for n in 0..5 {

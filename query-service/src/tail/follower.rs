@@ -356,6 +356,7 @@ impl Follower {
         let by = match link.hints {
             Hints::Delivered => "notifications and polling",
             Hints::Off => "polling only",
+            Hints::NotNeeded => "what this process appends, and polling",
             Hints::Refused => "polling only: the database is a standby, which delivers no notifications",
         };
         tracing::info!(by, interval_ms, "ConfigStateProjection subscribed to EventStore events");

@@ -16,6 +16,7 @@ use sqlx::{
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Options;
+use crate::config::Listening;
 
 /// Longest that the database may be silent when it was asked. With the poll's interval less than the heartbeat's 5 s.
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(4);
@@ -78,6 +79,8 @@ pub(super) enum Hints {
     Delivered,
     /// By a setting of ours.
     Off,
+    /// This process alone is expected to append.
+    NotNeeded,
     /// The database is a standby.
     Refused,
 }
@@ -104,7 +107,11 @@ impl Link {
             SchemaError::Failed(sqlx::migrate::MigrateError::Execute(error)) => LinkError::Database(error),
             error => LinkError::Schema(error),
         })?;
-        let hints = if options.listen_for_hints { listen(&mut listener).await? } else { Hints::Off };
+        let hints = match options.listening {
+            Listening::On => listen(&mut listener).await?,
+            Listening::Off => Hints::Off,
+            Listening::NotNeeded => Hints::NotNeeded,
+        };
         Ok(Self { listener, hints })
     }
 

@@ -46,7 +46,7 @@ pub(crate) use self::{
     status::{Progress, ReplayFigures, Status},
     telling::tell,
 };
-use crate::{metrics::TailMetrics, projection::Published, watch::Hub};
+use crate::{config::Listening, metrics::TailMetrics, projection::Published, watch::Hub};
 
 /// The log is not one that this process can follow. The process ends: waiting would not help.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +62,7 @@ pub(crate) enum TailError {
 pub(crate) struct Options {
     pub(crate) database: PgConnectOptions,
     pub(crate) poll_interval: Duration,
-    pub(crate) listen_for_hints: bool,
+    pub(crate) listening: Listening,
     pub(crate) clock: Clock,
     pub(crate) metrics: TailMetrics,
 }

@@ -134,7 +134,7 @@ async fn a_strong_read_has_nothing_that_the_log_has_lost() {
     let database = Database::new().await;
     let command = CommandService::start(&database).await;
     let config = query_service::Config {
-        listen_for_hints: false,
+        listening: query_service::Listening::Off,
         poll_interval: Duration::from_secs(1),
         ..QueryService::config(&database.url)
     };

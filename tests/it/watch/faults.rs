@@ -41,7 +41,8 @@ async fn a_dead_link_is_noticed_and_watchers_get_what_they_missed() {
     let database = Database::new().await;
     let proxy = Proxy::to(&database).await;
     let command = CommandService::start(&database).await;
-    let config = query_service::Config { listen_for_hints: false, ..super::config(&proxy.database.url) };
+    let config =
+        query_service::Config { listening: query_service::Listening::Off, ..super::config(&proxy.database.url) };
     let query = QueryService::start_with(config).await;
     query.until_ready().await;
     let log = LogLines::collect();

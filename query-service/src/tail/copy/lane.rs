@@ -205,14 +205,14 @@ mod tests {
     use shared::clock::Clock;
 
     use super::*;
-    use crate::metrics::tests::of_tail;
+    use crate::{config::Listening, metrics::tests::of_tail};
 
     /// While it is ahead of the fold it reads nothing, perhaps for longer than a statement may take.
     #[test]
     fn may_take_as_long_as_the_fold_needs() {
         let database = PgConnectOptions::new().options([("statement_timeout", "30s")]);
-        let (poll_interval, listen_for_hints, clock) = (Duration::from_secs(1), true, Clock::system());
-        let options = Options { database, poll_interval, listen_for_hints, clock, metrics: of_tail() };
+        let (poll_interval, listening, clock) = (Duration::from_secs(1), Listening::On, Clock::system());
+        let options = Options { database, poll_interval, listening, clock, metrics: of_tail() };
         let ranges = Ranges { from: Position::ZERO, target: Position(1) };
         let lane =
             Lane::new(&options, ranges, (0, 1), (sync_channel(1).0, sync_channel(1).1), CancellationToken::new());
