@@ -1,6 +1,6 @@
 //! A command's changes as watchers receive them: encoded once, shared by all.
 
-use std::ops::Range;
+use std::{io::Write as _, ops::Range};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -18,6 +18,11 @@ use crate::projection::{Authorship, Recorded};
 
 /// What stands behind the changes.
 const END: &[u8] = b"]}\n\n";
+
+/// What a frame has beside its texts and changes, in bytes, about: its memory is taken once.
+const AROUND_FRAME: usize = 180;
+/// The same of a change.
+const AROUND_CHANGE: usize = 60;
 
 /// One command: a whole event of the stream, and where in it each change stands.
 #[derive(Debug)]
@@ -155,8 +160,9 @@ impl Draft {
         if !self.changes.is_empty() {
             self.json.push(b',');
         }
-        let start = self.json.len();
-        frame::write_item(&mut self.json, event.aggregate_id, event.sequence, value.map(Json::json));
+        let (start, value) = (self.json.len(), value.map(Json::json));
+        self.json.reserve(event.aggregate_id.len() + value.map_or(0, str::len) + AROUND_CHANGE);
+        frame::write_item(&mut self.json, event.aggregate_id, event.sequence, value);
         self.changes.push(Change { name: event.aggregate_id.into(), json: start..self.json.len() });
         Ok(())
     }
@@ -185,7 +191,9 @@ impl Draft {
             actor: &self.actor,
             reason: self.reason.as_deref(),
         };
-        let mut frame = format!("id: {token}\nevent: change\ndata: ").into_bytes();
+        let texts = self.actor.len() + self.reason.as_ref().map_or(0, String::len);
+        let mut frame = Vec::with_capacity(texts + self.json.len() + AROUND_FRAME);
+        write!(frame, "id: {token}\nevent: change\ndata: ").expect("memory takes what is written");
         serde_json::to_writer(&mut frame, &head).expect("texts and numbers are JSON");
         frame.pop();
         frame.extend_from_slice(b",\"changes\":[");
