@@ -135,7 +135,8 @@ impl Giver {
         self.0.woken.notify_one();
     }
 
-    /// An append was, or may yet be, carried out without being handed over. The hints of the server process that did it count.
+    /// An append was, or may yet be, carried out without being handed over. The hints of the server process that did it
+    /// count, where there are any.
     pub fn missed(&self) {
         let mut waiting = self.0.lock();
         (waiting.incomplete, waiting.writer) = (true, None);
@@ -158,7 +159,7 @@ impl Taker {
         Taken { appended: std::mem::take(&mut waiting.appended), complete: !std::mem::take(&mut waiting.incomplete) }
     }
 
-    /// Whether what this server process appends is handed over, so that its hints say nothing new.
+    /// Whether what this server process appends is handed over, so that its hints, where there are any, say nothing new.
     #[must_use]
     pub fn is_told_by(&self, server_process: u32) -> bool {
         self.0.lock().writer == Some(server_process)

@@ -1,8 +1,12 @@
 //! What `config-api` appends itself, which its own projection applies without reading it from the log.
 
-use end_to_end::{CommandService, Database, Page, QueryService, Standalone, services::Running, until};
+use end_to_end::{
+    CommandService, Database, HeldLog, LogLines, Page, Proxy, QueryService, Standalone, services::Running, until,
+};
 use reqwest::Method;
 use serde_json::{Value, json};
+
+use crate::append::group::{insert_stock, names};
 
 const HANDED_OVER: &str = "config_projection_events_handed_over_total";
 
@@ -30,7 +34,12 @@ async fn its_own_writes_are_not_read_again() {
 #[tokio::test]
 async fn what_was_handed_over_is_what_the_log_says() {
     let database = Database::new().await;
-    let both = Standalone::start(&database).await;
+    what_it_hands_over_is_what_the_log_says(&database, Standalone::start(&database).await).await;
+    let database = Database::new().await;
+    what_it_hands_over_is_what_the_log_says(&database, Standalone::start_as_sole_writer(&database).await).await;
+}
+
+async fn what_it_hands_over_is_what_the_log_says(database: &Database, both: Running) {
     let mut watcher = both.client.watch("from=0", None).await;
     let post = async |path: &str, body: Value| {
         let headers = [("content-type", "application/json")];
@@ -48,7 +57,7 @@ async fn what_was_handed_over_is_what_the_log_says() {
     assert_eq!(post("/v1/config/a/rollback", json!({"version": 1})).await.status, 200);
     assert!(handed_over(&both).await > 0.0);
 
-    let replica = QueryService::start(&database).await;
+    let replica = QueryService::start(database).await;
     let mut other = replica.client.watch("from=0", None).await;
     for _ in 0..7 {
         assert_eq!(watcher.expect("change").await.data, other.expect("change").await.data);
@@ -69,8 +78,13 @@ async fn what_was_handed_over_is_what_the_log_says() {
 #[tokio::test]
 async fn writers_beside_it_are_heard_of_in_the_order_of_the_log() {
     let database = Database::new().await;
-    let both = Standalone::start(&database).await;
-    let other = CommandService::start(&database).await;
+    it_hears_of_writers_beside_it(&database, Standalone::start(&database).await).await;
+    let database = Database::new().await;
+    it_hears_of_writers_beside_it(&database, Standalone::start_as_sole_writer(&database).await).await;
+}
+
+async fn it_hears_of_writers_beside_it(database: &Database, both: Running) {
+    let other = CommandService::start(database).await;
     let mut watcher = both.client.watch("from=0", None).await;
     let writes = async |service: &Running, name: &str| {
         for value in 1..=60 {
@@ -124,4 +138,55 @@ async fn what_stands_behind_another_event_than_was_applied_is_not_applied() {
         both.client.put("behind", value).await;
     }
     assert!(handed_over(&both).await > before);
+}
+
+/// Nothing told it of the other's change, and its own stands behind that.
+#[tokio::test]
+async fn a_write_behind_what_it_did_not_hear_of_makes_it_read_the_log() {
+    let database = Database::new().await;
+    let both = Standalone::start_as_sole_writer(&database).await;
+    let mut connection = database.connect().await;
+    for round in 1..=5_i64 {
+        insert_stock(&mut connection, "theirs", round).await.unwrap();
+        assert_eq!(both.client.put("ours", round).await.status, 200);
+        // Not until: an answer says that all up to it is visible.
+        let [ours, theirs] =
+            [both.client.get_json("/v1/config/ours").await, both.client.get_json("/v1/config/theirs").await];
+        let tag = format!("\"{round}\"");
+        assert_eq!([ours.header("etag"), theirs.header("etag")], [&*tag; 2]);
+    }
+    // And it goes on with its own.
+    let before = handed_over(&both).await;
+    for value in 6..=25 {
+        assert_eq!(both.client.put("ours", value).await.status, 200);
+    }
+    let handed = handed_over(&both).await - before;
+    assert!((10.0..=20.0).contains(&handed), "{handed} of 20");
+}
+
+/// The commit succeeds and its answer is lost; the repeated append finds it in the log, and no hint came.
+#[tokio::test]
+async fn a_write_whose_answer_from_the_log_was_lost_is_visible_when_it_is_answered() {
+    let log = LogLines::collect();
+    let database = Database::new().await;
+    let network = Proxy::to(&database).await;
+    let both = Standalone::start_as_sole_writer(&network.database).await;
+    both.client.put("a", 1).await;
+    let mut connection = database.connect().await;
+    for value in 2..=4 {
+        let mut held = HeldLog::take(&database).await;
+        let client = both.client.clone();
+        let mut sending = tokio::task::JoinSet::new();
+        sending.spawn(async move { client.put("a", value).await.status });
+        held.until_waiting(1).await;
+        network.lose_answers();
+        held.release().await;
+        until("it is in the log", async || (names(&mut connection).await.len() == value).then_some(())).await;
+        network.down().await;
+        network.up();
+        assert_eq!(sending.join_next().await.unwrap().unwrap(), 200);
+        assert_eq!(both.client.value("a").await.short(), (200, value.to_string().as_str()));
+    }
+    let late = log.lines().into_iter().find(|line| line.contains("before the projection applied it"));
+    assert_eq!(late, None);
 }

@@ -95,7 +95,17 @@ pub struct Standalone;
 impl Standalone {
     /// One on this database; ready.
     pub async fn start(database: &Database) -> Running {
-        let config = config_api::app::Config::new(database.url.clone());
+        Self::start_with(config_api::app::Config::new(database.url.clone())).await
+    }
+
+    /// One that takes this database for its own; ready.
+    pub async fn start_as_sole_writer(database: &Database) -> Running {
+        let config =
+            config_api::app::Config { sole_writer: true, ..config_api::app::Config::new(database.url.clone()) };
+        Self::start_with(config).await
+    }
+
+    async fn start_with(config: config_api::app::Config) -> Running {
         let app = config_api::App::build(config).await.expect("the standalone builds");
         let running = Running::new(move |listener, stop| app.serve(listener, stop)).await;
         running.until_ready().await;

@@ -85,14 +85,14 @@ pub(super) enum Hints {
     Refused,
 }
 
-/// An open connection to the log, registered for hints where they are delivered.
+/// An open connection to the log, registered for hints where they are wanted and delivered.
 pub(super) struct Link {
     pub(super) listener: PgListener,
     pub(super) hints: Hints,
 }
 
 impl Link {
-    /// Connects, checks the schema, and registers for hints, before anything is read.
+    /// Connects, checks the schema, and registers for hints where they are wanted, before anything is read.
     pub(super) async fn open(options: &Options) -> Result<Self, LinkError> {
         // The pool behind a listener retries by itself and then says only that time is up; a connection says why.
         let probe = bounded(PgConnection::connect_with(&options.database)).await?;

@@ -19,7 +19,7 @@ use crate::projection::{Authorship, Recorded};
 /// What stands behind the changes.
 const END: &[u8] = b"]}\n\n";
 
-/// What a frame has beside its texts and changes, in bytes, about: its memory is taken once.
+/// What a frame has beside its texts and changes, in bytes, at most, so that it takes its memory once. Texts that need escapes take more.
 const AROUND_FRAME: usize = 180;
 /// The same of a change.
 const AROUND_CHANGE: usize = 60;
@@ -87,7 +87,8 @@ impl Message {
             return self.whole();
         }
         let Some(first) = self.changes.first() else { return self.whole() };
-        let mut frame = self.frame[..first.json.start].to_vec();
+        let mut frame = Vec::with_capacity(self.frame.len());
+        frame.extend_from_slice(&self.frame[..first.json.start]);
         for (place, index) in taken.iter().enumerate() {
             if place > 0 {
                 frame.push(b',');
@@ -157,11 +158,12 @@ impl Draft {
         }
         let value = ConfigValueEvent::value_in(event.event_type, event.event_version, event.payload)?;
         self.position = event.position;
+        let value = value.map(Json::json);
+        self.json.reserve(event.aggregate_id.len() + value.map_or(0, str::len) + AROUND_CHANGE);
         if !self.changes.is_empty() {
             self.json.push(b',');
         }
-        let (start, value) = (self.json.len(), value.map(Json::json));
-        self.json.reserve(event.aggregate_id.len() + value.map_or(0, str::len) + AROUND_CHANGE);
+        let start = self.json.len();
         frame::write_item(&mut self.json, event.aggregate_id, event.sequence, value);
         self.changes.push(Change { name: event.aggregate_id.into(), json: start..self.json.len() });
         Ok(())
@@ -279,6 +281,19 @@ pub(super) mod tests {
         let frame = message.with(&[0]);
         assert_eq!(text(&frame).lines().count(), 4, "{}", text(&frame));
         assert!(text(&frame).contains("[1,  \"x\\n\" ]"), "{}", text(&frame));
+    }
+
+    #[test]
+    fn the_longest_numbers_fit_into_what_is_taken_around_texts() {
+        let mut draft = draft(1, &[("a", None)]);
+        draft.json.clear();
+        frame::write_item(&mut draft.json, "a", u64::MAX, None);
+        assert!(draft.json.len() - "a".len() < AROUND_CHANGE, "and a comma: {}", draft.json.len());
+        draft.changes[0].json = 0..draft.json.len();
+        (draft.position, draft.reason) = (Position(u64::MAX), None);
+        let around = draft.actor.len() + draft.json.len();
+        let message = draft.finish().unwrap();
+        assert!(message.whole().len() - around <= AROUND_FRAME, "{}", message.whole().len() - around);
     }
 
     #[test]
