@@ -140,9 +140,9 @@ async fn what_stands_behind_another_event_than_was_applied_is_not_applied() {
     assert!(handed_over(&both).await > before);
 }
 
-/// Nothing told it of the other's change, and its own stands behind that.
+/// Nothing told it of the other's change, and its own stands behind that: what was handed over cannot be applied before the log was read.
 #[tokio::test]
-async fn a_write_behind_what_it_did_not_hear_of_makes_it_read_the_log() {
+async fn a_write_is_answered_when_what_it_did_not_hear_of_is_visible_too() {
     let database = Database::new().await;
     let both = Standalone::start_as_sole_writer(&database).await;
     let mut connection = database.connect().await;
